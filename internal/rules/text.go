@@ -1,0 +1,192 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// textTable is the table of the printed rules. It is not TableName: that one stays the daemon's (Config.Manual).
+const textTable = "cthelperd_queue"
+
+// Text is cfg as rules for an administrator who keeps his own rule set: an nft script where nft can queue, iptables
+// commands where only xtables can, in both cases with what belongs beside it as comments.
+func Text(cfg Config) (string, error) {
+	cfg.Manual = false
+	if err := cfg.check(); err != nil {
+		return "", err
+	}
+	var w strings.Builder
+	all := layout(&cfg)
+	cfg.Manual = true
+	own := layout(&cfg)
+	queueing := slices.DeleteFunc(slices.Clone(all), func(c chain) bool {
+		return slices.ContainsFunc(own, func(o chain) bool { return o.name == c.name })
+	})
+	if cfg.Features.NFTQueue {
+		comment(&w, textHead+textNFT)
+		fmt.Fprintf(&w, "\ntable inet %s\ndelete table inet %s\n", textTable, textTable)
+		writeTable(&w, "", textTable, queueing)
+	} else {
+		comment(&w, textHead+textXT)
+		w.WriteString("\n")
+		writeIPTables(&w, &cfg)
+	}
+	w.WriteString("\n")
+	if cfg.Features.ExpectObject {
+		comment(&w, textOwn+textOwnObject)
+	} else {
+		comment(&w, textOwn+textNoObject)
+	}
+	comment(&w, "")
+	writeTable(&w, "# ", TableName, own)
+	w.WriteString("\n")
+	comment(&w, textBeside)
+	writeBeside(&w, &cfg)
+	w.WriteString("\n")
+	comment(&w, textNotes)
+	if slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP }) && !cfg.Features.Conntrack {
+		comment(&w, textUDP)
+	}
+	if cfg.FailClosed {
+		comment(&w, textClosed)
+	} else {
+		comment(&w, textOpen)
+	}
+	return w.String(), nil
+}
+
+const (
+	textHead = `cthelperd installs its rules by itself. These are the same for a rule set that you keep yourself; the
+configuration then says "rules: manual".
+`
+	textNFT = `They load with "nft -f": the table is replaced as a whole. Packets of control connections are queued behind NAT
+and behind all filters, so only what you accept is read.`
+	textXT = `This kernel's nft cannot queue (CONFIG_NFT_QUEUE is missing), and iptables cannot queue behind source NAT: its
+last table in POSTROUTING before NAT is mangle. So these commands leave out connections under source NAT, for which
+only cthelperd's own table will do (by netlink it places the target NFQUEUE behind NAT).`
+	textOwn = `With "rules: manual" cthelperd still installs this table of its own.
+`
+	textOwnObject = `The nft command cannot load it, as it refuses an object of size 0; without the object the length of a rewritten
+message cannot change under NAT.`
+	textNoObject = `This kernel has no ct expectation objects (nft_ct, since Linux 5.3): under NAT messages can only be rewritten at
+the same length.`
+	textBeside = `Beside it, in your own filter chains (forward, input, output): accept the control port as ever, and`
+	textNotes  = `Packets of connections that a flowtable or the network card forwards (flow add, hardware offload) never come to the
+queue: keep the control ports out of your flowtable. Flows that are not tracked (notrack) are not read.
+A server whose port you change by DNAT is listed with the port that the clients use.`
+	textUDP = `This kernel does not tell a queued packet's connection (NFQA_CT), so the first UDP packet of a connection under
+NAT is not queued.`
+	textOpen   = `"bypass": while cthelperd does not run, packets pass unseen and announced connections are not expected.`
+	textClosed = `No "bypass": while cthelperd does not run, packets of these connections are dropped.`
+)
+
+// comment writes each line of text behind a #.
+func comment(w *strings.Builder, text string) {
+	for line := range strings.Lines(text + "\n") {
+		w.WriteString(strings.TrimRight("# "+strings.TrimRight(line, "\n"), " ") + "\n")
+	}
+}
+
+// writeTable writes the chains in nft's language, each line behind prefix.
+func writeTable(w *strings.Builder, prefix, name string, chains []chain) {
+	line := func(indent int, format string, args ...any) {
+		s := strings.Repeat("\t", indent) + fmt.Sprintf(format, args...)
+		w.WriteString(strings.TrimRight(prefix+s, " \t") + "\n")
+	}
+	line(0, "table inet %s {", name)
+	if slices.ContainsFunc(chains, usesObject) {
+		line(1, "ct expectation %s {", objectName)
+		for _, s := range []string{"protocol udp", "dport 9", "timeout 1ms", "size 0", "l3proto ip"} {
+			line(2, "%s", s)
+		}
+		line(1, "}")
+		line(0, "")
+	}
+	for i, c := range chains {
+		if i > 0 {
+			line(0, "")
+		}
+		for s := range strings.Lines(c.comment) {
+			line(1, "# %s", strings.TrimRight(s, "\n"))
+		}
+		line(1, "chain %s {", c.name)
+		if c.hook != "" {
+			line(2, "type filter hook %s priority %d; policy accept;", c.hook, c.priority)
+		}
+		for _, r := range c.rules {
+			line(2, "%s", r.text())
+		}
+		line(1, "}")
+	}
+	line(0, "}")
+}
+
+func usesObject(c chain) bool {
+	return slices.ContainsFunc(c.rules, func(r rule) bool {
+		return slices.ContainsFunc(r.terms, func(t term) bool { _, ok := t.(expectObject); return ok })
+	})
+}
+
+// writeIPTables writes the queueing rules as commands for both families.
+func writeIPTables(w *strings.Builder, cfg *Config) {
+	const chain = "cthelperd"
+	target := fmt.Sprintf("-j NFQUEUE --queue-num %d", cfg.Queue)
+	if cfg.Queues > 1 {
+		target = fmt.Sprintf("-j NFQUEUE --queue-balance %d:%d", cfg.Queue, int(cfg.Queue)+int(cfg.Queues)-1)
+	}
+	if !cfg.FailClosed {
+		target += " --queue-bypass"
+	}
+	line := func(format string, args ...any) { fmt.Fprintf(w, "\t$ipt -t mangle "+format+"\n", args...) }
+	w.WriteString("for ipt in iptables ip6tables; do\n")
+	line("-N %s", chain)
+	for _, h := range cfg.Helpers {
+		states := []string{"-m conntrack --ctstate ESTABLISHED"}
+		if h.Transport == helpers.UDP {
+			states = append(states, "-m conntrack --ctstate NEW,RELATED -m conntrack ! --ctstate DNAT")
+			if cfg.Features.Conntrack {
+				states = []string{"-m conntrack --ctstate NEW,RELATED,ESTABLISHED"}
+			}
+		}
+		for _, state := range states {
+			for _, p := range (ports{set: h.Ports}).sorted() {
+				line("-A %s -p %s %s -m conntrack --ctorigdstport %d %s", chain, h.Transport, state, p, target)
+				line("-A %s -p %s %s -m conntrack --ctreplsrcport %d %s", chain, h.Transport, state, p, target)
+			}
+			for _, l := range h.Announced {
+				line("-A %s -p %s %s -m helper --helper %q %s", chain, h.Transport, state, l, target)
+			}
+		}
+	}
+	line("-A POSTROUTING ! -o lo -m conntrack ! --ctstate SNAT -j %s", chain)
+	line("-A INPUT -m conntrack ! --ctstate SNAT -j %s", chain)
+	w.WriteString("done\n")
+}
+
+// writeBeside writes the accept rules of the administrator's own chains.
+func writeBeside(w *strings.Builder, cfg *Config) {
+	w.WriteString("#   ct state established,related accept\n")
+	var labels []string
+	for _, h := range cfg.Helpers {
+		if h.Label != "" && !slices.Contains(labels, h.Label) {
+			labels = append(labels, h.Label)
+		}
+	}
+	if len(labels) == 0 {
+		return
+	}
+	comment(w, "or, if only announced connections of some helpers may pass:")
+	w.WriteString("#   ct state established accept\n")
+	for _, l := range labels {
+		var names []string
+		for _, h := range cfg.Helpers {
+			if h.Label == l {
+				names = append(names, h.Name)
+			}
+		}
+		fmt.Fprintf(w, "#   ct state related %s accept comment %q\n", ctHelper(l).text(), strings.Join(names, ", "))
+	}
+}
