@@ -50,10 +50,6 @@ func Open(cfg Config) (*Queue, error) {
 		cfg.ReadBuffer = defaultReadBuffer
 	}
 	q, err := open(cfg)
-	if errors.Is(err, unix.EAGAIN) {
-		// The kernel loaded a module for us and wants to be asked again (nfqnl_recv_config).
-		q, err = open(cfg)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter queue %d: %w", cfg.Number, explain(err, cfg))
 	}

@@ -104,7 +104,7 @@ func install(cfg *Config, chains []chain, anew bool) error {
 		c.FlushTable(t)
 	}
 	if cfg.Features.ExpectObject {
-		addObject(c, t)
+		addObject(c, t, 1)
 	}
 	b := &builder{conn: c, table: t, xtQueue: !cfg.Features.NFTQueue}
 	// All chains before any rule: rules jump.
@@ -145,7 +145,7 @@ func (h hook) number() *nftables.ChainHook {
 // extension, and with it NAT adds the extension for sequence adjustment (nf_nat_setup_info); at size 0 it never
 // expects. Should a kernel take 0 for "no limit", it would expect a UDP packet to the discard port (RFC 863) for a
 // millisecond. The l3proto is not used at that size.
-func addObject(c *nftables.Conn, t *nftables.Table) {
+func addObject(c *nftables.Conn, t *nftables.Table, timeoutMS uint32) {
 	c.AddObject(&nftables.NamedObj{
 		Table: t,
 		Name:  objectName,
@@ -153,7 +153,7 @@ func addObject(c *nftables.Conn, t *nftables.Table) {
 		Obj: &expr.CtExpect{
 			L3Proto: unix.NFPROTO_IPV4, L4Proto: unix.IPPROTO_UDP, DPort: 9, Size: 0,
 			// The kernel reads it in its own byte order, the library writes big endian.
-			Timeout: binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, 1)),
+			Timeout: binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, timeoutMS)),
 		},
 	})
 }

@@ -1,0 +1,218 @@
+package rules
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Features is what a kernel offers to rules and queues.
+type Features struct {
+	NFTQueue     bool // nft's queue expression
+	XTQueue      bool // the xtables target NFQUEUE inside an nft rule
+	ExpectObject bool // a ct expectation object of size 0, which gives flows under NAT their sequence adjustment
+	Conntrack    bool // queued packets bring their connection (NFQA_CT)
+}
+
+// Probe tries each feature in a network namespace of its own, which is gone when it returns. It needs root
+// (CAP_SYS_ADMIN to make the namespace); else ErrPermission.
+func Probe() (Features, error) {
+	var f Features
+	err := inScratch(func() error {
+		var err error
+		f, err = probe()
+		return err
+	})
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w (%w)", ErrPermission, err)
+	}
+	if err != nil {
+		return Features{}, fmt.Errorf("probe the kernel: %w", err)
+	}
+	return f, nil
+}
+
+// inScratch runs f on a thread in a new network namespace.
+func inScratch(f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		defer home.Close()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		err = f()
+		// A thread that cannot go home ends with this goroutine.
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+func probe() (f Features, err error) {
+	queueing := func(xt bool) func(*nftables.Conn, *nftables.Table, *nftables.Chain) {
+		return func(c *nftables.Conn, t *nftables.Table, ch *nftables.Chain) {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: queue{total: 1, bypass: true}.exprs(&builder{xtQueue: xt})})
+		}
+	}
+	if f.NFTQueue, err = accepted(hookLast, queueing(false)); err != nil {
+		return f, err
+	}
+	if f.XTQueue, err = accepted(hookLast, queueing(true)); err != nil {
+		return f, err
+	}
+	f.ExpectObject, err = accepted(hookFirst, func(c *nftables.Conn, t *nftables.Table, ch *nftables.Chain) {
+		const long = 60_000 // ms: time enough to see what should not be there
+		addObject(c, t, long)
+		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: expectObject{}.exprs(nil)})
+	})
+	if err != nil {
+		return f, err
+	}
+	if f.ExpectObject {
+		if f.ExpectObject, err = objectIsHarmless(); err != nil {
+			return f, err
+		}
+	}
+	f.Conntrack, err = conntrackWithPackets()
+	return f, err
+}
+
+var (
+	hookLast  = nftables.Chain{Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(priorityLast)}
+	hookFirst = nftables.Chain{Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(priorityMangle)}
+)
+
+// accepted says whether the kernel takes a rule.
+func accepted(at nftables.Chain, add func(*nftables.Conn, *nftables.Table, *nftables.Chain)) (bool, error) {
+	c, err := conn()
+	if err != nil {
+		return false, err
+	}
+	t := c.AddTable(table())
+	c.DelTable(t)
+	t = c.AddTable(table())
+	at.Table, at.Name, at.Type = t, "probe", nftables.ChainTypeFilter
+	add(c, t, c.AddChain(&at))
+	if err := c.Flush(); errors.Is(err, unix.EPERM) {
+		return false, err
+	} else {
+		return err == nil, nil
+	}
+}
+
+// objectIsHarmless sends a datagram through the rule with the ct expectation object: it must arrive, and nothing must
+// be expected.
+func objectIsHarmless() (bool, error) {
+	if err := loUp(); err != nil {
+		return false, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return false, err
+	}
+	self, err := unix.Getsockname(fd)
+	if err != nil {
+		return false, err
+	}
+	wait := unix.NsecToTimeval(time.Second.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		return false, err
+	}
+	if err := unix.Sendto(fd, []byte{0}, 0, self); errors.Is(err, unix.EPERM) {
+		return false, nil // dropped by the rule
+	} else if err != nil {
+		return false, err
+	}
+	if _, _, err := unix.Recvfrom(fd, make([]byte, 1), 0); err != nil {
+		return false, nil
+	}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	expected, err := c.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK_EXP<<8 | expGet),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: make([]byte, 4), // struct nfgenmsg: any family
+	})
+	return len(expected) == 0, err
+}
+
+// conntrackWithPackets asks for NFQA_CT on a queue of this namespace (nfqnl_recv_config).
+func conntrackWithPackets() (bool, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	configure := func(attributes ...netlink.Attribute) error {
+		data, err := netlink.MarshalAttributes(attributes)
+		if err != nil {
+			return err
+		}
+		_, err = c.Execute(netlink.Message{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_QUEUE<<8 | queueConfig, Flags: netlink.Request | netlink.Acknowledge},
+			Data:   append(make([]byte, 4), data...), // struct nfgenmsg: queue 0
+		})
+		return err
+	}
+	if err := configure(netlink.Attribute{Type: queueCommand, Data: []byte{commandBind, 0, 0, 0}}); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return false, err
+		}
+		return false, nil // no NFQUEUE at all
+	}
+	flag := binary.BigEndian.AppendUint32(nil, flagConntrack)
+	err = configure(netlink.Attribute{Type: queueMask, Data: flag}, netlink.Attribute{Type: queueFlags, Data: flag})
+	return err == nil, nil
+}
+
+// linux/netfilter/nfnetlink_queue.h and nfnetlink_conntrack.h.
+const (
+	expGet        = 1      // IPCTNL_MSG_EXP_GET
+	queueConfig   = 2      // NFQNL_MSG_CONFIG
+	queueCommand  = 1      // NFQA_CFG_CMD
+	queueMask     = 4      // NFQA_CFG_MASK
+	queueFlags    = 5      // NFQA_CFG_FLAGS
+	commandBind   = 1      // NFQNL_CFG_CMD_BIND
+	flagConntrack = 1 << 1 // NFQA_CFG_F_CONNTRACK
+)
+
+func loUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
