@@ -81,6 +81,7 @@ func open(cfg Config) (*Queue, error) {
 		done:    make(chan struct{}),
 	}
 	if err := q.start(cfg); err != nil {
+		close(q.done)
 		nf.Close()
 		if q.table != nil {
 			q.table.close()

@@ -1,0 +1,170 @@
+// Package netnstest gives tests network namespaces of their own, for tests that need a real kernel. They have no names
+// and are gone with the test, however it ends.
+package netnstest
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// NS is a network namespace.
+type NS struct {
+	t  testing.TB
+	fd netns.NsHandle
+}
+
+// New makes a namespace with lo up, until the test ends. Without root the test fails, or is skipped under -short.
+func New(t testing.TB) *NS {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if testing.Short() {
+			t.Skip("needs root: network namespaces")
+		}
+		t.Fatal("needs root: network namespaces (skipped under -short)")
+	}
+	made := make(chan error)
+	n := &NS{t: t}
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err == nil {
+			if n.fd, err = netns.New(); err == nil {
+				err = netns.Set(home)
+			}
+			home.Close()
+		}
+		if err == nil {
+			runtime.UnlockOSThread()
+		}
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() { n.fd.Close() })
+	n.Do(func() {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			t.Errorf("set lo up: %v", err)
+		}
+	})
+	return n
+}
+
+// Do runs f on a thread in the namespace: sockets that f opens, and programs that it starts, belong there. f must not
+// call t.Fatal.
+func (n *NS) Do(f func()) {
+	n.t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		if err := netns.Set(n.fd); err != nil {
+			done <- err
+			return
+		}
+		f()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- nil
+	}()
+	if err := <-done; err != nil {
+		n.t.Fatalf("enter the network namespace: %v", err)
+	}
+}
+
+// Run runs a program in the namespace and returns what it printed; the test fails if it fails.
+func (n *NS) Run(name string, args ...string) string {
+	n.t.Helper()
+	var out []byte
+	var err error
+	n.Do(func() { out, err = exec.Command(name, args...).CombinedOutput() })
+	if err != nil {
+		n.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Sysctl sets a value below /proc/sys, its name with dots: net.ipv4.ip_forward.
+func (n *NS) Sysctl(name, value string) {
+	n.t.Helper()
+	var err error
+	n.Do(func() {
+		// /proc/sys/net is that of the thread that opens it.
+		err = os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0)
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// Veth joins two namespaces. Each end is set up and gets its addresses, in prefix notation; IPv6 addresses can be used
+// at once (no duplicate address detection).
+func Veth(a *NS, aName string, aAddrs []string, b *NS, bName string, bAddrs []string) {
+	a.t.Helper()
+	var err error
+	a.Do(func() {
+		err = netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:     netlink.LinkAttrs{Name: aName},
+			PeerName:      bName,
+			PeerNamespace: netlink.NsFd(b.fd),
+		})
+	})
+	if err != nil {
+		a.t.Fatalf("make veth %s-%s: %v", aName, bName, err)
+	}
+	a.up(aName, aAddrs)
+	b.up(bName, bAddrs)
+}
+
+func (n *NS) up(name string, addrs []string) {
+	n.t.Helper()
+	var err error
+	n.Do(func() {
+		var link netlink.Link
+		if link, err = netlink.LinkByName(name); err != nil {
+			return
+		}
+		for _, s := range addrs {
+			var a *netlink.Addr
+			if a, err = netlink.ParseAddr(s); err != nil {
+				return
+			}
+			if a.IP.To4() == nil {
+				a.Flags = 0x02 // IFA_F_NODAD
+			}
+			if err = netlink.AddrAdd(link, a); err != nil {
+				return
+			}
+		}
+		err = netlink.LinkSetUp(link)
+	})
+	if err != nil {
+		n.t.Fatalf("set up %s: %v", name, err)
+	}
+}
+
+// Route adds a default route by way of the gateway.
+func (n *NS) Route(gateway string) {
+	n.t.Helper()
+	family := "-4"
+	if strings.Contains(gateway, ":") {
+		family = "-6"
+	}
+	n.Run("ip", family, "route", "add", "default", "via", gateway)
+}

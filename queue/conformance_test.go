@@ -1,0 +1,663 @@
+package queue_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+	"github.com/cthelperd/cthelperd/queue"
+)
+
+// driver is what a daemon uses of a queue; every driver must pass conformance.
+type driver interface {
+	Packets() <-chan []queue.Packet
+	Verdict(id uint32, data []byte) error
+	Stats() (queue.Stats, error)
+	Err() error
+	Close() error
+}
+
+const (
+	number = 7
+	port   = 7007
+)
+
+func TestGoNFQueue(t *testing.T) {
+	conformance(t, func(cfg queue.Config) (driver, error) {
+		q, err := queue.Open(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return q, nil
+	})
+}
+
+// conformance checks a driver against a real kernel.
+func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
+	families := []struct {
+		name, client, server string
+		header               int // of IP without options
+	}{
+		{"ipv4", "10.77.0.1", "10.77.0.2", 20},
+		{"ipv6", "fd77::1", "fd77::2", 40},
+	}
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			newBed := func(t *testing.T) *bed { return newBed(t, open, netip.MustParseAddr(f.server)) }
+
+			t.Run("tcp exchange changed", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("INPUT", "-p", "tcp", "--dport", fmt.Sprint(port))
+				b.rule("OUTPUT", "-p", "tcp", "--sport", fmt.Sprint(port))
+				q := b.open(queue.Config{Number: number})
+				b.serve(q, func(p queue.Packet) []byte {
+					if !bytes.Contains(p.Data, []byte("hello")) {
+						return nil
+					}
+					copy(p.Data[bytes.Index(p.Data, []byte("hello")):], "HELLO")
+					checksum(p.Data)
+					return p.Data
+				})
+				// The server answers with what it read, so the change shows.
+				bulk := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+				got := b.tcpEcho(append([]byte("hello"), bulk...))
+				if want := append([]byte("HELLO"), bulk...); !bytes.Equal(got, want) {
+					t.Errorf("echo of %d bytes is %d bytes that begin with %.10q, want %.10q", len(want), len(got), got, want)
+				}
+				s := b.stats(q)
+				if s.Received < 20 || s.Received != s.Verdicts || s.Unknown+s.Refused+s.Failed+s.Overruns != 0 {
+					t.Errorf("stats %+v: want as many verdicts as packets and no errors", s)
+				}
+			})
+
+			t.Run("10000 packets, verdicts in any order", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				q := b.open(queue.Config{Number: number})
+				const total, window = 10000, 50
+				go func() {
+					for batch := range q.Packets() {
+						for i := len(batch) - 1; i >= 0; i-- {
+							var data []byte
+							if batch[i].ID%3 == 0 {
+								data = batch[i].Data
+							}
+							if err := q.Verdict(batch[i].ID, data); err != nil {
+								t.Errorf("verdict: %v", err)
+							}
+						}
+					}
+				}()
+				seen := make(map[uint32]bool)
+				client, server := b.udp()
+				buf := make([]byte, 2048)
+				for first := uint32(0); first < total; first += window {
+					for i := first; i < first+window; i++ {
+						if _, err := client.Write(binary.BigEndian.AppendUint32(nil, i)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for range window {
+						n, err := server.Read(buf)
+						if err != nil {
+							t.Fatalf("after %d datagrams: %v", len(seen), err)
+						}
+						if n != 4 {
+							t.Fatalf("datagram of %d bytes, want 4", n)
+						}
+						seen[binary.BigEndian.Uint32(buf)] = true
+					}
+				}
+				if len(seen) != total {
+					t.Errorf("%d different datagrams, want %d", len(seen), total)
+				}
+				s := b.stats(q)
+				want := queue.Stats{Received: total, Verdicts: total, Kernel: queue.Kernel{PortID: s.Kernel.PortID}}
+				if s != want || s.Kernel.PortID == 0 {
+					t.Errorf("stats %+v, want %+v and a port", s, want)
+				}
+			})
+
+			t.Run("big packets", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				q := b.open(queue.Config{Number: number})
+				const udpHeader, copied = 8, 65531 // NFQNL_MAX_COPY_RANGE
+				type seen struct {
+					length    int
+					truncated bool
+				}
+				packets := make(chan seen, 16)
+				b.serve(q, func(p queue.Packet) []byte {
+					packets <- seen{len(p.Data), p.Truncated}
+					if p.Truncated {
+						return nil
+					}
+					if len(p.Data) > f.header+udpHeader {
+						p.Data[len(p.Data)-1] ^= 0xff
+					}
+					checksum(p.Data)
+					return p.Data
+				})
+				client, server := b.udp()
+				for _, payload := range []int{0, 1, 1473, 9000, 60000, 65500} {
+					sent := bytes.Repeat([]byte{0x5a}, payload)
+					if _, err := client.Write(sent); err != nil {
+						t.Fatalf("send %d bytes: %v", payload, err)
+					}
+					buf := make([]byte, 1<<16)
+					n, err := server.Read(buf)
+					if err != nil {
+						t.Fatalf("datagram of %d bytes: %v", payload, err)
+					}
+					want := seen{f.header + udpHeader + payload, false}
+					if want.length > copied {
+						want = seen{copied, true}
+					}
+					if got := <-packets; got != want {
+						t.Errorf("datagram of %d bytes: packet %+v, want %+v", payload, got, want)
+					}
+					if payload > 0 && !want.truncated {
+						sent[payload-1] ^= 0xff
+					}
+					if !bytes.Equal(buf[:n], sent) {
+						t.Errorf("datagram of %d bytes came as %d bytes, or with other content than the verdict's", payload, n)
+					}
+				}
+			})
+
+			t.Run("buffers and waiting packets stay until the verdict", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				q := b.open(queue.Config{Number: number})
+				client, server := b.udp()
+				const total = 300
+				var held []queue.Packet
+				for i := range total {
+					if _, err := fmt.Fprintf(client, "datagram %d", i); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for len(held) < total {
+					held = append(held, b.next(q)...)
+				}
+				if s := b.stats(q); s.Kernel.Waiting != total {
+					t.Errorf("%d packets wait, want %d", s.Kernel.Waiting, total)
+				}
+				for i, p := range held {
+					if want := fmt.Sprintf("datagram %d", i); !strings.HasSuffix(string(p.Data), want) {
+						t.Fatalf("packet %d holds %q, want %q", i, p.Data, want)
+					}
+					if d := time.Since(p.Time); d < 0 || d > time.Minute {
+						t.Errorf("packet %d came %v ago", i, d)
+					}
+					if p.Hook != queue.HookInput {
+						t.Errorf("packet %d at hook %d, want %d", i, p.Hook, queue.HookInput)
+					}
+				}
+				server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				buf := make([]byte, 100)
+				if n, err := server.Read(buf); err == nil {
+					t.Fatalf("%q passed without a verdict", buf[:n])
+				}
+				server.SetReadDeadline(time.Now().Add(10 * time.Second))
+				for _, p := range held {
+					if err := q.Verdict(p.ID, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i := range total {
+					n, err := server.Read(buf)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want := fmt.Sprintf("datagram %d", i); string(buf[:n]) != want {
+						t.Errorf("got %q, want %q", buf[:n], want)
+					}
+				}
+			})
+
+			t.Run("mark stays", func(t *testing.T) {
+				b := newBed(t)
+				b.iptables("-t", "mangle", "-A", "INPUT", "-p", "udp", "-j", "MARK", "--set-mark", "0x55")
+				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				b.iptables("-A", "INPUT", "-p", "udp", "-m", "mark", "!", "--mark", "0x55", "-j", "DROP")
+				q := b.open(queue.Config{Number: number})
+				marks := make(chan uint32, 2)
+				changed := false
+				b.serve(q, func(p queue.Packet) []byte {
+					marks <- p.Mark
+					changed = !changed
+					if changed {
+						return p.Data
+					}
+					return nil
+				})
+				client, server := b.udp()
+				for range 2 {
+					b.exchange(client, server, "x")
+					if m := <-marks; m != 0x55 {
+						t.Errorf("mark %#x, want 0x55", m)
+					}
+				}
+			})
+
+			t.Run("bypass after close", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				client, server := b.udp()
+				b.exchange(client, server, "before open")
+				q := b.open(queue.Config{Number: number})
+				b.exchangeHeld(client, server, q, "open")
+				if err := q.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+				if batch, ok := <-q.Packets(); ok {
+					t.Errorf("packets %v after close", batch)
+				}
+				if err := q.Err(); err != nil {
+					t.Errorf("error after close: %v", err)
+				}
+				if err := q.Close(); err != nil {
+					t.Errorf("second close: %v", err)
+				}
+				b.exchange(client, server, "after close")
+				b.exchangeHeld(client, server, b.open(queue.Config{Number: number}), "open again")
+			})
+		})
+	}
+
+	newBed := func(t *testing.T) *bed { return newBed(t, open, netip.MustParseAddr("10.77.0.2")) }
+
+	t.Run("close while packets wait", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		q := b.open(queue.Config{Number: number})
+		client, _ := b.udp()
+		for range 500 {
+			client.Write([]byte("x"))
+		}
+		b.next(q)
+		done := make(chan error)
+		go func() { done <- q.Close() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("close: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("close does not return")
+		}
+	})
+
+	for _, failOpen := range []bool{false, true} {
+		t.Run(fmt.Sprintf("queue full, fail open %v", failOpen), func(t *testing.T) {
+			b := newBed(t)
+			b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+			const length, total = 8, 20
+			q := b.open(queue.Config{Number: number, Length: length, FailOpen: failOpen})
+			client, server := b.udp()
+			for range total {
+				client.Write([]byte("x"))
+			}
+			for n := 0; n < length; {
+				n += len(b.next(q))
+			}
+			passed := count(server)
+			s := b.stats(q)
+			wantPassed, wantDropped := 0, uint64(total-length)
+			if failOpen {
+				wantPassed, wantDropped = total-length, 0
+			}
+			if passed != wantPassed || s.Kernel.Dropped != wantDropped || s.Kernel.Waiting != length {
+				t.Errorf("%d passed, kernel %+v; want %d passed, %d dropped, %d waiting", passed, s.Kernel, wantPassed, wantDropped, length)
+			}
+		})
+		t.Run(fmt.Sprintf("read buffer full, fail open %v", failOpen), func(t *testing.T) {
+			b := newBed(t)
+			b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+			const total = 4000
+			q := b.open(queue.Config{Number: number, Length: 2 * total, FailOpen: failOpen, ReadBuffer: 1 << 14})
+			client, server := b.udp()
+			for range total {
+				client.Write(make([]byte, 1000))
+			}
+			// Nobody takes the packets: the driver's own buffers fill, then the socket's.
+			passed := count(server)
+			s := b.stats(q)
+			if s.Overruns == 0 || s.Overruns > total {
+				t.Fatalf("%d overruns of %d packets, want some", s.Overruns, total)
+			}
+			if failOpen && (passed == 0 || s.Kernel.UserDropped != 0) {
+				t.Errorf("%d passed, %d dropped by the kernel; want some and none", passed, s.Kernel.UserDropped)
+			}
+			if !failOpen && (passed != 0 || s.Kernel.UserDropped != s.Overruns) {
+				t.Errorf("%d passed, %d dropped by the kernel; want none and %d", passed, s.Kernel.UserDropped, s.Overruns)
+			}
+			// Losses do not end the queue.
+			b.serve(q, func(queue.Packet) []byte { return nil })
+			deadline := time.Now().Add(10 * time.Second)
+			for s = b.stats(q); s.Kernel.Waiting > 0 && time.Now().Before(deadline); s = b.stats(q) {
+				time.Sleep(time.Millisecond)
+			}
+			count(server)
+			b.exchange(client, server, "still there")
+			if err := q.Err(); err != nil {
+				t.Errorf("error after losses: %v", err)
+			}
+		})
+	}
+
+	t.Run("verdicts for packets that are gone", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		q := b.open(queue.Config{Number: number})
+		client, server := b.udp()
+		for _, id := range []uint32{123456, 0} {
+			if err := q.Verdict(id, nil); err != nil {
+				t.Errorf("verdict on packet %d: %v", id, err)
+			}
+		}
+		b.exchangeHeld(client, server, q, "a")
+		deadline := time.Now().Add(5 * time.Second)
+		for b.stats(q).Unknown < 2 && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		if s := b.stats(q); s.Unknown != 2 || s.Refused != 0 {
+			t.Errorf("stats %+v, want 2 unknown", s)
+		}
+		b.exchangeHeld(client, server, q, "b")
+	})
+
+	t.Run("queue taken", func(t *testing.T) {
+		b := newBed(t)
+		q := b.open(queue.Config{Number: number})
+		var err error
+		b.server.Do(func() { _, err = open(queue.Config{Number: number}) })
+		var taken *queue.TakenError
+		if !errors.As(err, &taken) {
+			t.Fatalf("second open: %v, want a TakenError", err)
+		}
+		if want := b.stats(q).Kernel.PortID; taken.PortID != want || taken.Number != number {
+			t.Errorf("taken %+v, want number %d and port %d", taken, number, want)
+		}
+		b.open(queue.Config{Number: number + 1})
+	})
+
+	t.Run("not permitted", func(t *testing.T) {
+		b := newBed(t)
+		var err error
+		b.server.Do(func() {
+			// This thread alone becomes nobody, and ends with its goroutine.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				runtime.LockOSThread()
+				const nobody = 65534
+				if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); e != 0 {
+					err = e
+					return
+				}
+				_, err = open(queue.Config{Number: number})
+			}()
+			<-done
+		})
+		if !errors.Is(err, queue.ErrPermission) {
+			t.Errorf("open as nobody: %v, want ErrPermission", err)
+		}
+	})
+
+	t.Run("conntrack", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		var q driver
+		var err error
+		b.server.Do(func() { q, err = open(queue.Config{Number: number, Conntrack: true}) })
+		if errors.Is(err, queue.ErrNoConntrack) {
+			t.Skip("the kernel lacks NFQA_CT (CONFIG_NETFILTER_NETLINK_GLUE_CT)")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close()
+		client, _ := b.udp()
+		client.Write([]byte("x"))
+		p := b.next(q)[0]
+		const ctaTupleOrig, nested = 1, 0x8000
+		if len(p.Conntrack) < 8 || binary.NativeEndian.Uint16(p.Conntrack[2:])&^uint16(nested) != ctaTupleOrig {
+			t.Errorf("conntrack % x, want attributes that begin with CTA_TUPLE_ORIG", p.Conntrack)
+		}
+		const ipCtNew = 2
+		if p.CtInfo != ipCtNew {
+			t.Errorf("ctinfo %d, want %d", p.CtInfo, ipCtNew)
+		}
+		if err := q.Verdict(p.ID, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// bed is a client and a server in namespaces of their own, and queues at the server's.
+type bed struct {
+	t              *testing.T
+	openDriver     func(queue.Config) (driver, error)
+	addr           netip.Addr
+	client, server *netnstest.NS
+}
+
+func newBed(t *testing.T, open func(queue.Config) (driver, error), addr netip.Addr) *bed {
+	b := &bed{t: t, openDriver: open, addr: addr, client: netnstest.New(t), server: netnstest.New(t)}
+	netnstest.Veth(b.client, "c", []string{"10.77.0.1/24", "fd77::1/64"}, b.server, "s", []string{"10.77.0.2/24", "fd77::2/64"})
+	// Conntrack puts fragments together, and the first burst finds the neighbour known.
+	b.iptables("-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+	b.client.Do(func() {
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(b.addr, 1).String(), 10*time.Second)
+		if err == nil {
+			c.Close()
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("first connection: %v, want it refused", err)
+		}
+	})
+	return b
+}
+
+func (b *bed) iptables(args ...string) {
+	b.t.Helper()
+	command := "iptables"
+	if b.addr.Is6() {
+		command = "ip6tables"
+	}
+	b.server.Run(command, append([]string{"-w"}, args...)...)
+}
+
+func (b *bed) rule(chain string, match ...string) {
+	b.t.Helper()
+	args := append([]string{"-t", "mangle", "-A", chain}, match...)
+	b.iptables(append(args, "-j", "NFQUEUE", "--queue-num", fmt.Sprint(number), "--queue-bypass")...)
+}
+
+func (b *bed) open(cfg queue.Config) driver {
+	b.t.Helper()
+	var q driver
+	var err error
+	b.server.Do(func() { q, err = b.openDriver(cfg) })
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { q.Close() })
+	return q
+}
+
+func (b *bed) stats(q driver) queue.Stats {
+	b.t.Helper()
+	s, err := q.Stats()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+func (b *bed) next(q driver) []queue.Packet {
+	b.t.Helper()
+	select {
+	case batch, ok := <-q.Packets():
+		if !ok {
+			b.t.Fatalf("queue ended: %v", q.Err())
+		}
+		return batch
+	case <-time.After(10 * time.Second):
+		b.t.Fatal("no packet")
+	}
+	return nil
+}
+
+// serve gives each packet the verdict that f returns, until the queue is closed.
+func (b *bed) serve(q driver, f func(queue.Packet) []byte) {
+	go func() {
+		for batch := range q.Packets() {
+			for _, p := range batch {
+				if err := q.Verdict(p.ID, f(p)); err != nil {
+					b.t.Errorf("verdict: %v", err)
+				}
+			}
+		}
+	}()
+}
+
+func (b *bed) udp() (client, server *net.UDPConn) {
+	b.t.Helper()
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.addr, port))
+	var err error
+	b.server.Do(func() { server, err = net.ListenUDP("udp", to) })
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.client.Do(func() { client, err = net.DialUDP("udp", nil, to) })
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range []*net.UDPConn{client, server} {
+		b.t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetWriteBuffer(1 << 20)
+		c.SetReadBuffer(1 << 20)
+	}
+	return client, server
+}
+
+func (b *bed) exchange(client, server *net.UDPConn, text string) {
+	b.t.Helper()
+	if _, err := client.Write([]byte(text)); err != nil {
+		b.t.Fatal(err)
+	}
+	b.expect(server, text)
+}
+
+func (b *bed) exchangeHeld(client, server *net.UDPConn, q driver, text string) {
+	b.t.Helper()
+	if _, err := client.Write([]byte(text)); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, p := range b.next(q) {
+		if err := q.Verdict(p.ID, nil); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.expect(server, text)
+}
+
+func (b *bed) expect(server *net.UDPConn, text string) {
+	b.t.Helper()
+	buf := make([]byte, 100)
+	n, err := server.Read(buf)
+	if err != nil || string(buf[:n]) != text {
+		b.t.Fatalf("read %q, %v; want %q", buf[:n], err, text)
+	}
+}
+
+// count is how many datagrams have come.
+func count(server *net.UDPConn) int {
+	buf := make([]byte, 2048)
+	for n := 0; ; n++ {
+		server.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := server.Read(buf); err != nil {
+			server.SetReadDeadline(time.Now().Add(20 * time.Second))
+			return n
+		}
+	}
+}
+
+// tcpEcho sends data to a server that sends it back, and returns what came.
+func (b *bed) tcpEcho(data []byte) []byte {
+	b.t.Helper()
+	at := netip.AddrPortFrom(b.addr, port).String()
+	var l net.Listener
+	var c net.Conn
+	var err error
+	b.server.Do(func() { l, err = net.Listen("tcp", at) })
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		s, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer s.Close()
+		io.Copy(s, s)
+	}()
+	b.client.Do(func() { c, err = net.DialTimeout("tcp", at, 10*time.Second) })
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(60 * time.Second))
+	go func() {
+		c.Write(data)
+		c.(*net.TCPConn).CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil {
+		b.t.Fatalf("after %d bytes: %v", len(got), err)
+	}
+	return got
+}
+
+// checksum puts the checksum of a TCP or UDP packet without IP options or extension headers right (RFC 9293 3.1, RFC 768, RFC 8200 8.1).
+func checksum(p []byte) {
+	header, proto, addrs := 20, p[9], p[12:20]
+	if p[0]>>4 == 6 {
+		header, proto, addrs = 40, p[6], p[8:40]
+	}
+	at := header + 16
+	if proto == unix.IPPROTO_UDP {
+		at = header + 6
+	}
+	p[at], p[at+1] = 0, 0
+	sum := uint32(proto) + uint32(len(p)-header)
+	for _, part := range [][]byte{addrs, p[header:]} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(part[i]) << 8
+			if i+1 < len(part) {
+				sum += uint32(part[i+1])
+			}
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(p[at:], ^uint16(sum))
+}
