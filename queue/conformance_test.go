@@ -75,7 +75,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				if want := append([]byte("HELLO"), bulk...); !bytes.Equal(got, want) {
 					t.Errorf("echo of %d bytes is %d bytes that begin with %.10q, want %.10q", len(want), len(got), got, want)
 				}
-				s := b.stats(q)
+				s := b.settled(q)
 				if s.Received < 20 || s.Received != s.Verdicts || s.Unknown+s.Refused+s.Failed+s.Overruns != 0 {
 					t.Errorf("stats %+v: want as many verdicts as packets and no errors", s)
 				}
@@ -122,7 +122,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				if len(seen) != total {
 					t.Errorf("%d different datagrams, want %d", len(seen), total)
 				}
-				s := b.stats(q)
+				s := b.settled(q)
 				want := queue.Stats{Received: total, Verdicts: total, Kernel: queue.Kernel{PortID: s.Kernel.PortID}}
 				if s != want || s.Kernel.PortID == 0 {
 					t.Errorf("stats %+v, want %+v and a port", s, want)
@@ -505,6 +505,17 @@ func (b *bed) stats(q driver) queue.Stats {
 	s, err := q.Stats()
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	return s
+}
+
+// settled are the counters when all packets that were read have their verdict: a packet can arrive before its verdict
+// is counted.
+func (b *bed) settled(q driver) queue.Stats {
+	b.t.Helper()
+	s := b.stats(q)
+	for deadline := time.Now().Add(5 * time.Second); s.Received != s.Verdicts && time.Now().Before(deadline); s = b.stats(q) {
+		time.Sleep(time.Millisecond)
 	}
 	return s
 }
