@@ -1,0 +1,268 @@
+package ftp
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// codeLen is the length of a reply code (RFC 959, section 4.2).
+const codeLen = 3
+
+var (
+	errUnasked = errors.New("answers no such command")
+	errServer  = errors.New("not the server's own address, and the command is lost")
+)
+
+// readReply reads a line of the server.
+func (s *session) readReply(seg *helpers.Segment, off int, line []byte, out *helpers.Result) {
+	b, index := s.strip(line)
+	code, last := replyCode(b)
+	if s.multi != 0 {
+		// RFC 959, section 4.2: only the same code and a blank end it; anything else is text.
+		if code != s.multi || !last {
+			return
+		}
+		s.multi = 0
+	}
+	switch {
+	case code == 0:
+		if bytes.HasPrefix(b, []byte("HTTP/")) {
+			s.lock(seg.Dir)
+		}
+	case !last:
+		s.multi = code
+	default:
+		s.answer(seg, off, line, b, index, code, out)
+	}
+}
+
+// replyCode reads the code of a reply line; last: no hyphen follows. 0: it is not one.
+func replyCode(b []byte) (code int, last bool) {
+	if len(b) < codeLen {
+		return 0, false
+	}
+	for _, c := range b[:codeLen] {
+		if !digit(c) {
+			return 0, false
+		}
+		code = code*10 + int(c-'0')
+	}
+	switch {
+	case code < 100 || code > 699: // 6yz: RFC 2228, section 6
+		return 0, false
+	case len(b) == codeLen || blank(b[codeLen]):
+		return code, true
+	case b[codeLen] == '-':
+		return code, false
+	}
+	return 0, false
+}
+
+// answer takes a whole reply to the command that it answers.
+func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []int, code int, out *helpers.Result) {
+	if code < 200 { // preliminary: the command's own reply is still to come
+		if code == 120 && s.greet == silent {
+			s.greet = waiting
+		}
+		return
+	}
+	if s.greet != greeted {
+		if code == 220 {
+			s.greet = greeted
+		}
+		return
+	}
+	c, known := s.take(code)
+	if f, note, ok := opening(code); ok {
+		switch {
+		case known && opens(c.kind, code):
+			s.open(seg, off, line, b, index, f, note, false, out)
+		case s.blind:
+			s.open(seg, off, line, b, index, f, note, true, out)
+		default:
+			s.fail(off+place(index, 0), fmt.Errorf("%d: %w", code, errUnasked))
+		}
+	}
+	if !known {
+		return
+	}
+	done := code < 300
+	switch c.kind {
+	case active:
+		s.settle(c.group, done, out)
+	case epsvAll:
+		s.epsvAll = s.epsvAll || done
+	case secure:
+		if code == 234 || code == 334 { // RFC 4217, section 4; 334 in its drafts
+			for i := range s.dirs {
+				if d := &s.dirs[i]; d.mode == text {
+					d.mode, d.scanned = records, 0
+				}
+			}
+			s.clear()
+			s.tellTLS("AUTH "+c.note, out)
+		}
+	case restart: // RFC 959, section 4.1.1: as after the greeting
+		if done {
+			s.epsvAll, s.effect = false, 0
+			if !s.loose {
+				s.drop(out, superseded)
+			}
+		}
+	}
+}
+
+// take finds the command that a reply answers and takes it, and those before it, out of the queue.
+func (s *session) take(code int) (c command, known bool) {
+	if s.loose {
+		if _, _, ok := opening(code); ok {
+			for i, c := range s.queue {
+				if opens(c.kind, code) {
+					s.pop(i + 1)
+					return c, true
+				}
+			}
+			return command{}, false
+		}
+	}
+	for len(s.queue) > 0 {
+		c = s.queue[0]
+		switch fits(c.kind, code) {
+		case answers:
+			s.pop(1)
+			return c, true
+		case unanswered:
+			s.pop(1)
+		case extra:
+			return command{}, false
+		}
+	}
+	if s.overflow > 0 {
+		s.overflow--
+	}
+	return command{}, false
+}
+
+type fit uint8
+
+const (
+	answers    fit = iota
+	unanswered     // the command got no reply; this one is of a later command
+	extra          // the reply belongs to no command: a transfer's second one, or the end of a transfer after an ABOR
+)
+
+// fits tells whether a final reply can be that of a command. Replies come in the order of the commands; this allows
+// for the ones that servers leave out or send twice.
+func fits(k kind, code int) fit {
+	switch {
+	case k == nothing && code < 500:
+		return unanswered
+	case k == abort && code < 400 && code != 225 && code != 226 && code != 250:
+		return unanswered
+	case k.passive() && code < 400 && !opens(pasv, code) && !opens(lpsv, code) && !opens(epsv, code) &&
+		!(k == epsvAll && code == 200):
+		return extra
+	case k == active && (code >= 300 && code < 400 || code == 225 || code == 226 || code == 250):
+		return extra
+	}
+	return answers
+}
+
+// opening tells how a reply code's text is written; false: it announces nothing.
+func opening(code int) (f form, note string, ok bool) {
+	switch code {
+	case 227:
+		return short, "PASV", true
+	case 228:
+		return long, "LPSV", true
+	case 229:
+		return portOnly, "EPSV", true
+	}
+	return 0, "", false
+}
+
+// opens tells whether a command may be answered by an announcement with this code.
+func opens(k kind, code int) bool {
+	switch k {
+	case pasv:
+		return code == 227
+	case lpsv:
+		return code == 228
+	case epsv, epsvAll:
+		return code == 229
+	}
+	return false
+}
+
+// open reads 227, 228 and 229. own: only the server's own address counts.
+func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []int, f form, note string, own bool,
+	out *helpers.Result) {
+	var e endPoint
+	var err error
+	switch {
+	case len(line) > maxAnnouncement:
+		err = errLongText
+	case s.epsvAll && f != portOnly:
+		err = errEPSVAll
+	default:
+		err = e.search(b, codeLen, f)
+	}
+	if err == nil && f == portOnly {
+		e.to = portAt(seg.Flow, e.to.Port())
+	} else if a := e.to.Addr(); err == nil && own &&
+		a != seg.Flow.Own(helpers.Reply).Addr() && a != seg.Flow.Peer(helpers.Original).Addr() {
+		err = errServer
+	}
+	if err != nil {
+		s.fail(off+place(index, 0), fmt.Errorf("answer to %s: %w", note, err))
+		return
+	}
+	g := s.announce(seg, e.to, note, site{form: f, start: off, end: off + len(line)}, out)
+	id := g.id // accept moves g in the list
+	s.accept(g, out)
+	for i := range s.queue { // transfers that were sent with the command
+		c := &s.queue[i]
+		if c.kind.setup() {
+			break
+		}
+		if c.kind == transfer && c.note != "" {
+			out.Notes = append(out.Notes, helpers.Note{Group: helpers.Group{ID: id}, Text: c.note})
+			c.note = ""
+		}
+	}
+}
+
+// settle takes the reply to PORT, EPRT or LPRT.
+func (s *session) settle(id uint64, done bool, out *helpers.Result) {
+	g := s.byID(id)
+	switch {
+	case id == 0 && done && !s.loose:
+		// The server agreed to what was refused here: transfers go elsewhere.
+		s.effect = 0
+		s.drop(out, superseded)
+	case g == nil:
+	case done:
+		s.accept(g, out)
+	case !s.loose:
+		s.drop(out, func(g *group) bool { return g.id == id && !g.accepted && g.asks == 0 })
+	}
+}
+
+// countable tells whether an announcement with this code would count if its line were whole.
+func (s *session) countable(code int) bool {
+	if s.greet != greeted || s.epsvAll && code != 229 {
+		return false
+	}
+	if s.blind {
+		return true
+	}
+	for _, c := range s.queue {
+		if opens(c.kind, code) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,280 @@
+package ftp
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+const (
+	maxOutstanding = 64  // commands that wait for their reply; more are only counted
+	maxGroups      = 16  // announcements whose fate is followed; twice what may be pending
+	maxNote        = 256 // bytes of a note; longer file names are cut
+	maxPipelined   = 4   // file names kept until the answer to a pipelined PASV names the group that they belong to
+)
+
+// A session follows one control connection. Its size is bounded by the constants above.
+type session struct {
+	dirs  [2]direction // by helpers.Dir
+	greet greeting
+	// blind: bytes of the client were lost, so a passive reply cannot be matched with its command any more.
+	// loose: bytes of either side were lost, so replies may not be those of the oldest command.
+	blind, loose bool
+	epsvAll      bool // EPSV ALL was accepted (RFC 2428, section 4)
+	toldTLS      bool // the note about encryption was given
+
+	queue    []command // sent and not answered, oldest first
+	overflow int       // further commands behind a full queue
+
+	groups []group // announced and not known to be dead, oldest first
+	last   uint64  // Group.ID of the latest announcement
+	effect uint64  // Group.ID that a transfer uses now, as the replies tell; 0: none known
+
+	multi int // code of the reply whose last line is still to come; 0: between replies
+
+	// Of the present call only.
+	sites []site // where its announcements stand, for Rewrite
+	first error  // what Inspect returns
+	plain []byte // a line without telnet commands
+	index []int  // of each byte of plain, and of its end, the place in the line
+}
+
+// direction is the state of one side's stream.
+type direction struct {
+	mode    mode
+	scanned int  // bytes of the unconsumed line that were searched for a line end
+	long    bool // in a line that is too long: skip to its end
+	joined  bool // some byte was read, so what follows is no longer the stream's beginning
+	torn    bool // bytes were lost: the first line may be a part of one
+}
+
+type mode uint8
+
+const (
+	text    mode = iota // lines
+	records             // TLS records, stepped over by their headers
+	opaque              // neither: nothing is read any more
+	foreign             // another protocol: never trusted again
+)
+
+// greeting tells whether the server has said that it speaks FTP (RFC 959, section 5.4: 120, then 220).
+type greeting uint8
+
+const (
+	silent greeting = iota
+	waiting
+	greeted
+)
+
+// group is an announcement and what is known of it.
+type group struct {
+	id       uint64
+	owner    helpers.Dir
+	to       netip.AddrPort
+	asks     int  // PORT, EPRT, LPRT commands for it that are not answered
+	accepted bool // the server has agreed to it
+}
+
+// site is the line of an announcement in Segment.Data.
+type site struct {
+	expect     int // index in Result.Expect
+	form       form
+	start, end int
+}
+
+// Inspect implements helpers.Session.
+func (s *session) Inspect(seg *helpers.Segment, out *helpers.Result) error {
+	s.sites, s.first = s.sites[:0], nil
+	d := &s.dirs[seg.Dir]
+	if seg.Flow.Late && !s.blind {
+		s.blind, s.loose, s.greet = true, true, greeted
+	}
+	if seg.Gap {
+		s.lost(seg.Dir)
+	}
+	off := 0
+loop:
+	for off < len(seg.Data) {
+		if d.long {
+			off += d.skip(seg.Data[off:])
+			continue
+		}
+		switch d.mode {
+		case opaque, foreign:
+			off = len(seg.Data)
+		case records:
+			n := s.record(seg.Data[off:], seg.Dir, off)
+			if n == 0 && d.mode == records {
+				break loop // the header is not whole
+			}
+			off += n
+		case text:
+			if !d.joined {
+				if !s.encrypted(seg.Data[off:], d, out) {
+					break loop // not yet to be told from a TLS record
+				}
+				if d.mode != text {
+					continue
+				}
+			}
+			n := s.line(seg, off, out)
+			if n == 0 {
+				break loop
+			}
+			off += n
+		}
+	}
+	out.Consumed = off
+	if off < len(seg.Data) && d.mode == text && !d.long {
+		out.Hold = s.hold(seg, off)
+	}
+	return s.first
+}
+
+// Close implements helpers.Session. The engine cancels what the flow leaves behind.
+func (s *session) Close(helpers.FlowID, *helpers.Result) {}
+
+// line reads the line at off and returns its length; 0: its end is still to come.
+func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
+	d := &s.dirs[seg.Dir]
+	rest := seg.Data[off:]
+	from := min(d.scanned, len(rest))
+	n := bytes.IndexByte(rest[from:], '\n')
+	if n >= 0 {
+		n += from + 1
+	}
+	if n < 0 && len(rest) < maxLine {
+		d.scanned = len(rest)
+		return 0
+	}
+	d.scanned = 0
+	torn := d.torn
+	d.torn = false
+	start := rest[:min(maxLine, len(rest))]
+	if n < 0 || n > maxLine {
+		// What is judged is the same whether the line end is there already or not.
+		d.long, n = true, len(start)
+	} else {
+		start = rest[:n]
+	}
+	was := s.first
+	if seg.Dir == helpers.Original {
+		s.readCommand(seg, off, start, torn, out)
+	} else {
+		s.readReply(seg, off, start, out)
+	}
+	if torn && !errors.Is(s.first, helpers.ErrForeign) {
+		s.first = was // a piece of a line is no error of the sender's
+	}
+	return n
+}
+
+// skip steps over the rest of a line that is too long.
+func (d *direction) skip(b []byte) int {
+	n := bytes.IndexByte(b, '\n')
+	if n < 0 {
+		return len(b)
+	}
+	d.long = false
+	return n + 1
+}
+
+// lost says that bytes of dir are missing before the present ones.
+func (s *session) lost(dir helpers.Dir) {
+	d := &s.dirs[dir]
+	d.scanned, d.long, d.joined, d.torn = 0, false, false, true
+	s.loose = true
+	if dir == helpers.Original {
+		s.blind = true
+		s.clear()
+		return
+	}
+	s.multi = 0
+	s.greet = greeted // it may have been among them
+}
+
+// fail keeps the first error of a call: one call may read many lines, and a bad one does not stop the others.
+func (s *session) fail(off int, err error) {
+	if s.first == nil {
+		s.first = &helpers.ParseError{Off: off, Err: err}
+	}
+}
+
+// lock ends all trust in a direction.
+func (s *session) lock(dir helpers.Dir) {
+	s.dirs[dir].mode = foreign
+	s.clear()
+	s.first = helpers.ErrForeign
+}
+
+// clear forgets the commands that wait for their reply.
+func (s *session) clear() {
+	s.pop(len(s.queue))
+	s.overflow = 0
+}
+
+// announce appends an expectation, of an old group if the end point is one that is announced already.
+func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string, at site, out *helpers.Result) *group {
+	g := s.find(func(g *group) bool { return g.owner == seg.Dir && g.to == to })
+	if g == nil {
+		if len(s.groups) == maxGroups {
+			s.groups = append(s.groups[:0], s.groups[1:]...)
+		}
+		s.last++
+		s.groups = append(s.groups, group{id: s.last, owner: seg.Dir, to: to})
+		g = &s.groups[len(s.groups)-1]
+	}
+	at.expect = len(out.Expect)
+	s.sites = append(s.sites, at)
+	out.Expect = append(out.Expect, helpers.Expectation{
+		Transport: helpers.TCP,
+		Owner:     seg.Dir,
+		From:      netip.AddrPortFrom(seg.Flow.Peer(seg.Dir).Addr(), 0),
+		To:        to,
+		Group:     helpers.Group{ID: g.id},
+		Note:      note,
+	})
+	return g
+}
+
+func (s *session) find(is func(*group) bool) *group {
+	for i := range s.groups {
+		if is(&s.groups[i]) {
+			return &s.groups[i]
+		}
+	}
+	return nil
+}
+
+func (s *session) byID(id uint64) *group {
+	return s.find(func(g *group) bool { return g.id == id })
+}
+
+// accept says that the server has agreed to g: transfers use it from now on. As replies come in the order of the
+// commands, every transfer of an end point agreed upon earlier is over, and none can follow.
+func (s *session) accept(g *group, out *helpers.Result) {
+	g.accepted = true
+	s.effect = g.id
+	if !s.loose {
+		keep := g.id // drop moves g in the list
+		s.drop(out, func(o *group) bool { return o.id != keep && superseded(o) })
+	}
+}
+
+// superseded tells whether g is of no use once the server has agreed to something newer.
+func superseded(g *group) bool { return g.accepted && g.asks == 0 }
+
+// drop cancels and forgets groups.
+func (s *session) drop(out *helpers.Result, dead func(*group) bool) {
+	kept := s.groups[:0]
+	for i := range s.groups {
+		if g := s.groups[i]; dead(&g) {
+			out.Cancel = append(out.Cancel, helpers.Group{ID: g.id})
+		} else {
+			kept = append(kept, g)
+		}
+	}
+	s.groups = kept
+}

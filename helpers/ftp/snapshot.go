@@ -1,0 +1,133 @@
+package ftp
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"net/netip"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// version is the first byte of a snapshot.
+const version = 1
+
+var errState = errors.New("ftp: damaged state")
+
+// AppendBinary implements helpers.Snapshotter: version, flags, both directions, queue, groups, checksum.
+func (s *session) AppendBinary(b []byte) ([]byte, error) {
+	start := len(b)
+	b = append(b, version, byte(s.greet), flags(s.blind, s.loose, s.epsvAll, s.toldTLS))
+	for _, d := range s.dirs {
+		b = append(b, byte(d.mode), flags(d.long, d.joined, d.torn))
+		b = binary.AppendUvarint(b, uint64(d.scanned))
+	}
+	b = binary.AppendUvarint(b, uint64(s.multi))
+	b = binary.AppendUvarint(b, uint64(s.overflow))
+	b = binary.AppendUvarint(b, s.last)
+	b = binary.AppendUvarint(b, s.effect)
+	b = binary.AppendUvarint(b, uint64(len(s.queue)))
+	for _, c := range s.queue {
+		b = append(b, byte(c.kind))
+		b = binary.AppendUvarint(b, c.group)
+		b = appendBytes(b, []byte(c.note))
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.groups)))
+	for _, g := range s.groups {
+		b = binary.AppendUvarint(b, g.id)
+		b = append(b, byte(g.owner), flags(g.accepted))
+		b = binary.AppendUvarint(b, uint64(g.asks))
+		to, err := g.to.MarshalBinary()
+		if err != nil {
+			return nil, err
+		}
+		b = appendBytes(b, to)
+	}
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:])), nil
+}
+
+func flags(bits ...bool) (f byte) {
+	for i, b := range bits {
+		if b {
+			f |= 1 << i
+		}
+	}
+	return f
+}
+
+func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
+
+// restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
+func restore(state []byte) (helpers.Session, error) {
+	body := len(state) - 4
+	if body < 1 || state[0] != version || crc32.ChecksumIEEE(state[:body]) != binary.BigEndian.Uint32(state[body:]) {
+		return nil, errState
+	}
+	r := reader{b: state[1:body]}
+	s := &session{greet: greeting(r.number(uint64(greeted)))}
+	r.flags(&s.blind, &s.loose, &s.epsvAll, &s.toldTLS)
+	for i := range s.dirs {
+		d := &s.dirs[i]
+		d.mode = mode(r.number(uint64(foreign)))
+		r.flags(&d.long, &d.joined, &d.torn)
+		d.scanned = int(r.number(maxLine))
+	}
+	s.multi = int(r.number(699))
+	s.overflow = int(r.number(1 << 40))
+	s.last = r.number(1<<63 - 1)
+	s.effect = r.number(s.last)
+	for range r.number(maxOutstanding) {
+		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(s.last)}
+		c.note = string(r.bytes(maxNote + maxVerb + 1))
+		s.queue = append(s.queue, c)
+	}
+	for range r.number(maxGroups) {
+		g := group{id: r.number(s.last), owner: helpers.Dir(r.number(1))}
+		r.flags(&g.accepted)
+		g.asks = int(r.number(maxOutstanding))
+		var to netip.AddrPort
+		if to.UnmarshalBinary(r.bytes(64)) != nil {
+			r.bad = true
+		}
+		g.to = to
+		s.groups = append(s.groups, g)
+	}
+	if r.bad || len(r.b) > 0 {
+		return nil, errState
+	}
+	return s, nil
+}
+
+// reader reads a snapshot; after the first damage it gives zeroes.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) number(most uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if r.bad || n <= 0 || v > most {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) bytes(most uint64) []byte {
+	n := r.number(min(most, uint64(len(r.b))))
+	if n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) flags(bits ...*bool) {
+	f := r.number(1<<len(bits) - 1)
+	for i, b := range bits {
+		*b = f>>i&1 == 1
+	}
+}
