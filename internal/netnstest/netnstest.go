@@ -48,6 +48,7 @@ func New(t testing.TB) *NS {
 		t.Fatalf("make a network namespace: %v", err)
 	}
 	t.Cleanup(func() { n.fd.Close() })
+	n.Sysctl("net.ipv6.conf.default.accept_dad", "0") // link-local addresses count at once
 	n.Do(func() {
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {

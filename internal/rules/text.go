@@ -47,7 +47,7 @@ func Text(cfg Config) (string, error) {
 	writeBeside(&w, &cfg)
 	w.WriteString("\n")
 	comment(&w, textNotes)
-	if slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP }) && !cfg.Features.Conntrack {
+	if slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP }) && !cfg.Features.Conntrack && cfg.Features.NFTQueue {
 		comment(&w, textUDP)
 	}
 	if cfg.FailClosed {
@@ -65,8 +65,9 @@ configuration then says "rules: manual".
 	textNFT = `They load with "nft -f": the table is replaced as a whole. Packets of control connections are queued behind NAT
 and behind all filters, so only what you accept is read.`
 	textXT = `This kernel's nft cannot queue (CONFIG_NFT_QUEUE is missing), and iptables cannot queue behind source NAT: its
-last table in POSTROUTING before NAT is mangle. So these commands leave out connections under source NAT, for which
-only cthelperd's own table will do (by netlink it places the target NFQUEUE behind NAT).`
+last table in POSTROUTING before NAT is mangle. So these commands leave out connections under source NAT and the first
+datagram of each UDP flow. For those only cthelperd's own table will do (by netlink it puts the target NFQUEUE behind
+NAT).`
 	textOwn = `With "rules: manual" cthelperd still installs this table of its own.
 `
 	textOwnObject = `The nft command cannot load it, as it refuses an object of size 0; without the object the length of a rewritten
@@ -144,21 +145,13 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 	w.WriteString("for ipt in iptables ip6tables; do\n")
 	line("-N %s", chain)
 	for _, h := range cfg.Helpers {
-		states := []string{"-m conntrack --ctstate ESTABLISHED"}
-		if h.Transport == helpers.UDP {
-			states = append(states, "-m conntrack --ctstate NEW,RELATED -m conntrack ! --ctstate DNAT")
-			if cfg.Features.Conntrack {
-				states = []string{"-m conntrack --ctstate NEW,RELATED,ESTABLISHED"}
-			}
+		match := fmt.Sprintf("-A %s -p %s -m conntrack --ctstate ESTABLISHED ", chain, h.Transport)
+		for _, p := range (ports{set: h.Ports}).sorted() {
+			line("%s-m conntrack --ctorigdstport %d %s", match, p, target)
+			line("%s-m conntrack --ctreplsrcport %d %s", match, p, target)
 		}
-		for _, state := range states {
-			for _, p := range (ports{set: h.Ports}).sorted() {
-				line("-A %s -p %s %s -m conntrack --ctorigdstport %d %s", chain, h.Transport, state, p, target)
-				line("-A %s -p %s %s -m conntrack --ctreplsrcport %d %s", chain, h.Transport, state, p, target)
-			}
-			for _, l := range h.Announced {
-				line("-A %s -p %s %s -m helper --helper %q %s", chain, h.Transport, state, l, target)
-			}
+		for _, l := range h.Announced {
+			line("%s-m helper --helper %q %s", match, l, target)
 		}
 	}
 	line("-A POSTROUTING ! -o lo -m conntrack ! --ctstate SNAT -j %s", chain)

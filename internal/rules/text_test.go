@@ -1,0 +1,223 @@
+package rules_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+	"github.com/cthelperd/cthelperd/internal/rules"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// family of helpers with everything that rules can say of them.
+func several(f rules.Features) rules.Config {
+	return rules.Config{
+		Queue: number,
+		Helpers: []rules.Helper{
+			{Name: "ftp", Transport: helpers.TCP, Ports: []uint16{2121, 21, 2121}, Label: "cth-ftp"},
+			{Name: "q931", Transport: helpers.TCP, Ports: []uint16{1720}, Announced: []string{"cth-ras", "cth-q931"}, Label: "cth-q931"},
+			{Name: "h245", Transport: helpers.TCP, Announced: []string{"cth-q931"}, Label: "cth-h245"},
+			{Name: "sip", Transport: helpers.UDP, Ports: []uint16{5060}, Label: "cth-sip"},
+			{Name: "sip-tcp", Transport: helpers.TCP, Ports: []uint16{5060}, Label: "cth-sip"},
+		},
+		Features: f,
+	}
+}
+
+func TestText(t *testing.T) {
+	everything := rules.Features{NFTQueue: true, XTQueue: true, ExpectObject: true, Conntrack: true}
+	tests := []struct {
+		name string
+		cfg  func() rules.Config
+	}{
+		{"nft", func() rules.Config { return several(everything) }},
+		{"nft-closed-balanced", func() rules.Config {
+			cfg := several(rules.Features{NFTQueue: true})
+			cfg.Queues, cfg.FailClosed = 4, true
+			return cfg
+		}},
+		{"xt", func() rules.Config { return several(rules.Features{XTQueue: true, ExpectObject: true}) }},
+		{"xt-closed-balanced", func() rules.Config {
+			cfg := several(rules.Features{XTQueue: true, Conntrack: true})
+			cfg.Queues, cfg.FailClosed = 4, true
+			return cfg
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := rules.Text(tt.cfg())
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", tt.name+".golden")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("text differs (-update writes it):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWrongConfig(t *testing.T) {
+	queueing := rules.Features{NFTQueue: true}
+	helper := func(change func(*rules.Helper)) rules.Config {
+		h := rules.Helper{Name: "ftp", Transport: helpers.TCP, Ports: []uint16{21}}
+		change(&h)
+		return rules.Config{Features: queueing, Helpers: []rules.Helper{h}}
+	}
+	tests := []struct {
+		name string
+		cfg  rules.Config
+		want string
+	}{
+		{"no way to queue", rules.Config{}, "CONFIG_NFT_QUEUE"},
+		{"queue numbers end", rules.Config{Features: queueing, Queue: 65535, Queues: 2}, "65535"},
+		{"port 0", helper(func(h *rules.Helper) { h.Ports = []uint16{21, 0} }), "helper ftp: port 0"},
+		{"transport", helper(func(h *rules.Helper) { h.Transport = 132 }), "helper ftp: no rules for ip-protocol-132"},
+		{"label too long", helper(func(h *rules.Helper) { h.Announced = []string{"cth-sixteenbytes"} }), "cth-sixteenbytes"},
+		{"label empty", helper(func(h *rules.Helper) { h.Announced = []string{""} }), `label ""`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for name, do := range map[string]func() error{
+				"text":    func() error { _, err := rules.Text(tt.cfg); return err },
+				"install": func() error { return rules.Install(tt.cfg) },
+			} {
+				if err := do(); err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%s: %v, want %q", name, err, tt.want)
+				}
+			}
+		})
+	}
+	if _, err := rules.Text(rules.Config{}); !errors.Is(err, rules.ErrNoQueue) {
+		t.Errorf("no way to queue: %v, want ErrNoQueue", err)
+	}
+}
+
+// The text says what is installed: nft lists the one as the other was printed.
+func TestTextIsWhatIsInstalled(t *testing.T) {
+	f := probed(t)
+	for _, queues := range []uint16{1, 4} {
+		cfg := several(f)
+		cfg.Queues = queues
+		n := netnstest.New(t)
+		var err error
+		n.Do(func() { err = rules.Install(cfg) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed := n.Run("sh", "-c", "nft list table inet cthelperd 2>/dev/null")
+		cfg.Features.NFTQueue = true
+		printed, err := rules.Text(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(chains(printed), chains(listed)); diff != "" {
+			t.Errorf("printed and listed differ:\n%s", diff)
+		}
+		manual := netnstest.New(t)
+		cfg.Features, cfg.Manual = f, true
+		manual.Do(func() { err = rules.Install(cfg) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !f.NFTQueue {
+			continue
+		}
+		file := filepath.Join(t.TempDir(), "rules.nft")
+		if err := os.WriteFile(file, []byte(printed), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it replaces itself
+			manual.Run("nft", "-f", file)
+		}
+		if diff := cmp.Diff(chains(listed), chains(manual.Run("nft", "list", "ruleset"))); diff != "" {
+			t.Errorf("loading the text beside the table of Config.Manual does not give the same:\n%s", diff)
+		}
+	}
+	if !f.NFTQueue {
+		t.Log("the text was not loaded: the kernel lacks nft's queue expression")
+	}
+}
+
+// The iptables commands queue routed connections, and leave those under source NAT alone.
+func TestIPTablesCommands(t *testing.T) {
+	f := probed(t)
+	for _, tt := range []struct {
+		name, script string
+		queued       bool
+	}{
+		{"routed", "", true},
+		{"dnat", redirectToServer, true},
+		{"masquerade", masquerade, false},
+	} {
+		for _, v6 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, IPv6 %v", tt.name, v6), func(t *testing.T) {
+				b := newBed(t)
+				if tt.script != "" {
+					b.nft(tt.script)
+				}
+				text, err := rules.Text(several(rules.Features{XTQueue: true}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.fw.Run("sh", "-e", "-c", text)
+				cfg := ftp(f)
+				cfg.Manual = true
+				b.install(cfg)
+				packets := record(b.open(f))
+				b.echo(b.server, netip.AddrPortFrom(serverAddr.of(v6), 21))
+				to := serverAddr
+				if tt.script == redirectToServer {
+					to = insideAddr
+				}
+				b.connect(b.client, netip.AddrPortFrom(to.of(v6), 21))
+				if n := len(drain(packets)); (n >= 4) != tt.queued || n > 0 != tt.queued {
+					t.Errorf("%d packets were queued, want them queued: %v", n, tt.queued)
+				}
+			})
+		}
+	}
+}
+
+// chains are the chains in a listing, by name, each line without counters and spelled as the kernel has it.
+func chains(text string) map[string][]string {
+	all := make(map[string][]string)
+	name := ""
+	numbers := strings.NewReplacer("priority raw;", "priority -300;", "priority mangle;", "priority -150;")
+	counters := regexp.MustCompile(`counter packets \d+ bytes \d+`)
+	states := regexp.MustCompile(`ct state (\S+)`)
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#"))
+		switch {
+		case strings.HasPrefix(line, "chain "):
+			name = line
+			all[name] = nil
+		case line == "}":
+			name = ""
+		case name != "":
+			line = numbers.Replace(counters.ReplaceAllString(line, "counter"))
+			all[name] = append(all[name], states.ReplaceAllString(line, "ct state $1"))
+		}
+	}
+	return all
+}
