@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -58,8 +59,8 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("tcp exchange changed", func(t *testing.T) {
 				b := newBed(t)
-				b.rule("INPUT", "-p", "tcp", "--dport", fmt.Sprint(port))
-				b.rule("OUTPUT", "-p", "tcp", "--sport", fmt.Sprint(port))
+				b.rule("input", "tcp")
+				b.rule("output", "tcp")
 				q := b.open(queue.Config{Number: number})
 				b.serve(q, func(p queue.Packet) []byte {
 					if !bytes.Contains(p.Data, []byte("hello")) {
@@ -83,7 +84,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("10000 packets, verdicts in any order", func(t *testing.T) {
 				b := newBed(t)
-				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
 				const total, window = 10000, 50
 				go func() {
@@ -131,7 +132,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("big packets", func(t *testing.T) {
 				b := newBed(t)
-				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
 				const udpHeader, copied = 8, 65531 // NFQNL_MAX_COPY_RANGE
 				type seen struct {
@@ -179,7 +180,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("buffers and waiting packets stay until the verdict", func(t *testing.T) {
 				b := newBed(t)
-				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
 				client, server := b.udp()
 				const total = 300
@@ -230,9 +231,11 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("mark stays", func(t *testing.T) {
 				b := newBed(t)
-				b.iptables("-t", "mangle", "-A", "INPUT", "-p", "udp", "-j", "MARK", "--set-mark", "0x55")
-				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
-				b.iptables("-A", "INPUT", "-p", "udp", "-m", "mark", "!", "--mark", "0x55", "-j", "DROP")
+				b.nft(`table inet marks {
+	chain before { type filter hook input priority mangle - 1; meta l4proto udp meta mark set 0x55; }
+	chain behind { type filter hook input priority filter; meta l4proto udp meta mark != 0x55 drop; }
+}`)
+				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
 				marks := make(chan uint32, 2)
 				changed := false
@@ -255,7 +258,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 			t.Run("bypass after close", func(t *testing.T) {
 				b := newBed(t)
-				b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+				b.rule("input", "udp")
 				client, server := b.udp()
 				b.exchange(client, server, "before open")
 				q := b.open(queue.Config{Number: number})
@@ -282,7 +285,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 	t.Run("close while packets wait", func(t *testing.T) {
 		b := newBed(t)
-		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		b.rule("input", "udp")
 		q := b.open(queue.Config{Number: number})
 		client, _ := b.udp()
 		for range 500 {
@@ -304,7 +307,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 	for _, failOpen := range []bool{false, true} {
 		t.Run(fmt.Sprintf("queue full, fail open %v", failOpen), func(t *testing.T) {
 			b := newBed(t)
-			b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+			b.rule("input", "udp")
 			const length, total = 8, 20
 			q := b.open(queue.Config{Number: number, Length: length, FailOpen: failOpen})
 			client, server := b.udp()
@@ -326,7 +329,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 		})
 		t.Run(fmt.Sprintf("read buffer full, fail open %v", failOpen), func(t *testing.T) {
 			b := newBed(t)
-			b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+			b.rule("input", "udp")
 			const total = 4000
 			q := b.open(queue.Config{Number: number, Length: 2 * total, FailOpen: failOpen, ReadBuffer: 1 << 14})
 			client, server := b.udp()
@@ -361,7 +364,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 	t.Run("verdicts for packets that are gone", func(t *testing.T) {
 		b := newBed(t)
-		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		b.rule("input", "udp")
 		q := b.open(queue.Config{Number: number})
 		client, server := b.udp()
 		for _, id := range []uint32{123456, 0} {
@@ -420,7 +423,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 
 	t.Run("conntrack", func(t *testing.T) {
 		b := newBed(t)
-		b.rule("INPUT", "-p", "udp", "--dport", fmt.Sprint(port))
+		b.rule("input", "udp")
 		var q driver
 		var err error
 		b.server.Do(func() { q, err = open(queue.Config{Number: number, Conntrack: true}) })
@@ -460,7 +463,7 @@ func newBed(t *testing.T, open func(queue.Config) (driver, error), addr netip.Ad
 	b := &bed{t: t, openDriver: open, addr: addr, client: netnstest.New(t), server: netnstest.New(t)}
 	netnstest.Veth(b.client, "c", []string{"10.77.0.1/24", "fd77::1/64"}, b.server, "s", []string{"10.77.0.2/24", "fd77::2/64"})
 	// Conntrack puts fragments together, and the first burst finds the neighbour known.
-	b.iptables("-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+	b.nft("table inet conntrack { chain input { type filter hook input priority 0; ct state invalid drop; }; }")
 	b.client.Do(func() {
 		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(b.addr, 1).String(), 10*time.Second)
 		if err == nil {
@@ -473,19 +476,28 @@ func newBed(t *testing.T, open func(queue.Config) (driver, error), addr netip.Ad
 	return b
 }
 
-func (b *bed) iptables(args ...string) {
+func (b *bed) nft(script string) {
 	b.t.Helper()
+	b.server.Run("nft", script)
+}
+
+// rule queues what comes in at the test's port, or what goes out from it: by nft where the kernel can, else by xtables.
+func (b *bed) rule(hook, protocol string) {
+	b.t.Helper()
+	side := map[string]string{"input": "dport", "output": "sport"}[hook]
+	script := fmt.Sprintf("table inet queue { chain %s { type filter hook %[1]s priority mangle; %s %s %d queue num %d bypass; }; }",
+		hook, protocol, side, port, number)
+	var failed error
+	b.server.Do(func() { failed = exec.Command("nft", script).Run() })
+	if failed == nil {
+		return
+	}
 	command := "iptables"
 	if b.addr.Is6() {
 		command = "ip6tables"
 	}
-	b.server.Run(command, append([]string{"-w"}, args...)...)
-}
-
-func (b *bed) rule(chain string, match ...string) {
-	b.t.Helper()
-	args := append([]string{"-t", "mangle", "-A", chain}, match...)
-	b.iptables(append(args, "-j", "NFQUEUE", "--queue-num", fmt.Sprint(number), "--queue-bypass")...)
+	b.server.Run(command, "-w", "-t", "mangle", "-A", strings.ToUpper(hook), "-p", protocol, "--"+side, fmt.Sprint(port),
+		"-j", "NFQUEUE", "--queue-num", fmt.Sprint(number), "--queue-bypass")
 }
 
 func (b *bed) open(cfg queue.Config) driver {

@@ -772,3 +772,67 @@ func TestCounters(t *testing.T) {
 		t.Errorf("no rule of ftp:\n%s", list)
 	}
 }
+
+// Connections that an announcement led to are known by the helper of their master.
+func TestAnnounced(t *testing.T) {
+	f := probed(t)
+	const label = "RAS" // a helper of the kernel's own, as it has on a shadow master where there are no others
+	for _, tt := range []struct {
+		name  string
+		label string
+		want  bool
+	}{
+		{"this helper's", label, true},
+		{"another's", "cth-other", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t)
+			b.install(rules.Config{
+				Queue:    number,
+				Helpers:  []rules.Helper{{Name: "child", Transport: helpers.TCP, Announced: []string{tt.label}}},
+				Features: f,
+			})
+			packets := record(b.open(f))
+			child := netip.AddrPortFrom(serverAddr.v4, 4711)
+			b.do("expect", func() error {
+				ct, err := conntrack.Dial(nil)
+				if err != nil {
+					return err
+				}
+				defer ct.Close()
+				tuple := func(src, dst netip.Addr, proto uint8, sport, dport uint16) conntrack.Tuple {
+					return conntrack.Tuple{
+						IP:    conntrack.IPTuple{SourceAddress: src, DestinationAddress: dst},
+						Proto: conntrack.ProtoTuple{Protocol: proto, SourcePort: sport, DestinationPort: dport},
+					}
+				}
+				master := conntrack.Flow{
+					TupleOrig:  tuple(clientAddr.v4, serverAddr.v4, unix.IPPROTO_UDP, 1719, 0),
+					TupleReply: tuple(serverAddr.v4, clientAddr.v4, unix.IPPROTO_UDP, 0, 1719),
+					Timeout:    60,
+					Status:     conntrack.StatusConfirmed | conntrack.StatusSeenReply | conntrack.StatusAssured,
+					Helper:     conntrack.Helper{Name: label + "\x00"},
+				}
+				if err := ct.Create(master); err != nil {
+					return fmt.Errorf("shadow master: %w", err)
+				}
+				all := netip.MustParseAddr("255.255.255.255")
+				return ct.CreateExpect(conntrack.Expect{
+					Timeout:     60,
+					TupleMaster: master.TupleOrig,
+					Tuple:       tuple(clientAddr.v4, serverAddr.v4, unix.IPPROTO_TCP, 0, child.Port()),
+					Mask:        tuple(all, all, unix.IPPROTO_TCP, 0, 65535),
+				})
+			})
+			b.echo(b.server, child)
+			b.connect(b.client, child)
+			if n := len(drain(packets)); (n >= 4) != tt.want || (n > 0) != tt.want {
+				t.Errorf("%d packets were queued, want them queued: %v", n, tt.want)
+			}
+			b.connect(b.client, child) // the expectation is used up: an ordinary connection
+			if n := len(drain(packets)); n > 0 {
+				t.Errorf("%d packets of a connection that nobody announced were queued", n)
+			}
+		})
+	}
+}
