@@ -33,7 +33,8 @@ func (k kind) setup() bool   { return k >= active && k <= epsv }
 type command struct {
 	kind  kind
 	group uint64 // of active: what it announced; 0: nothing
-	note  string // of transfer: what to say when the passive reply before it is there. Of secure: the mechanism
+	name  span   // of transfer: in session.names, what to note when the passive reply before it is there
+	how   string // of secure: the mechanism
 }
 
 var (
@@ -189,7 +190,7 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 			id, wait = c.group, false
 		case c.kind.setup():
 			id, wait = 0, true
-		case c.note != "":
+		case c.name.end > 0:
 			pipelined++
 		}
 	}
@@ -197,19 +198,37 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 	switch {
 	case s.overflow > 0:
 	case wait && pipelined < maxPipelined:
-		c.note = describe(verb, arg)
+		c.name = s.keep(verb, arg, pipelined == 0)
 	case !wait && id != 0:
-		out.Notes = append(out.Notes, helpers.Note{Group: helpers.Group{ID: id}, Text: describe(verb, arg)})
+		var text [maxNote]byte
+		out.Notes = append(out.Notes, helpers.Note{
+			Group: helpers.Group{ID: id},
+			Text:  string(describe(text[:0], verb, arg, maxNote)),
+		})
 	}
 	s.push(c)
 }
 
-// describe is a transfer's note: "RETR pub/file".
-func describe(verb, arg []byte) string {
-	if len(arg) == 0 {
-		return string(verb)
+// describe appends a transfer's note, "RETR pub/file", of at most n bytes.
+func describe(b, verb, arg []byte, n int) []byte {
+	b = append(b, verb...)
+	if len(arg) > 0 {
+		b = append(append(b, ' '), arg[:min(len(arg), n-len(verb)-1)]...)
 	}
-	return string(verb) + " " + string(arg[:min(len(arg), maxNote)])
+	return b
+}
+
+// keep puts a transfer's note aside. first: no other is needed any more.
+func (s *session) keep(verb, arg []byte, first bool) span {
+	if first {
+		s.names = s.names[:0]
+	}
+	if len(s.names) > maxNames-maxNote {
+		return span{}
+	}
+	off := len(s.names)
+	s.names = describe(s.names, verb, arg, maxNote)
+	return span{off, len(s.names)}
 }
 
 // authentication is an AUTH command. Only the mechanisms that mean TLS encrypt the stream itself (RFC 4217, section 4;
@@ -217,7 +236,7 @@ func describe(verb, arg []byte) string {
 func authentication(arg []byte) command {
 	for _, m := range [...]string{"TLS", "SSL", "TLS-C", "TLS-P"} {
 		if bytes.EqualFold(bytes.TrimRight(arg, " \t"), []byte(m)) {
-			return command{kind: secure, note: m}
+			return command{kind: secure, how: m}
 		}
 	}
 	return command{}

@@ -103,7 +103,7 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 				}
 			}
 			s.clear()
-			s.tellTLS("AUTH "+c.note, out)
+			s.tellTLS("AUTH "+c.how, out)
 		}
 	case restart: // RFC 959, section 4.1.1: as after the greeting
 		if done {
@@ -228,9 +228,12 @@ func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []in
 		if c.kind.setup() {
 			break
 		}
-		if c.kind == transfer && c.note != "" {
-			out.Notes = append(out.Notes, helpers.Note{Group: helpers.Group{ID: id}, Text: c.note})
-			c.note = ""
+		if c.name.end > 0 {
+			out.Notes = append(out.Notes, helpers.Note{
+				Group: helpers.Group{ID: id},
+				Text:  string(s.names[c.name.off:c.name.end]),
+			})
+			c.name = span{}
 		}
 	}
 }

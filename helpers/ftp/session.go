@@ -12,7 +12,8 @@ const (
 	maxOutstanding = 64  // commands that wait for their reply; more are only counted
 	maxGroups      = 16  // announcements whose fate is followed; twice what may be pending
 	maxNote        = 256 // bytes of a note; longer file names are cut
-	maxPipelined   = 4   // file names kept until the answer to a pipelined PASV names the group that they belong to
+	maxPipelined   = 4   // notes kept until the answer to a pipelined PASV names the group that they belong to
+	maxNames       = 2 * maxPipelined * maxNote
 )
 
 // A session follows one control connection. Its size is bounded by the constants above.
@@ -28,11 +29,15 @@ type session struct {
 	queue    []command // sent and not answered, oldest first
 	overflow int       // further commands behind a full queue
 
+	names []byte // notes of the commands in queue
+
 	groups []group // announced and not known to be dead, oldest first
 	last   uint64  // Group.ID of the latest announcement
 	effect uint64  // Group.ID that a transfer uses now, as the replies tell; 0: none known
 
 	multi int // code of the reply whose last line is still to come; 0: between replies
+
+	steps int // see Steps
 
 	// Of the present call only.
 	sites []site // where its announcements stand, for Rewrite
@@ -133,6 +138,9 @@ loop:
 	return s.first
 }
 
+// Steps counts the bytes that were looked at, again and again if they were looked at again: what bounds the work.
+func (s *session) Steps() int { return s.steps }
+
 // Close implements helpers.Session. The engine cancels what the flow leaves behind.
 func (s *session) Close(helpers.FlowID, *helpers.Result) {}
 
@@ -143,7 +151,10 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	from := min(d.scanned, len(rest))
 	n := bytes.IndexByte(rest[from:], '\n')
 	if n >= 0 {
+		s.steps += n + 1
 		n += from + 1
+	} else {
+		s.steps += len(rest) - from
 	}
 	if n < 0 && len(rest) < maxLine {
 		d.scanned = len(rest)
@@ -159,6 +170,7 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	} else {
 		start = rest[:n]
 	}
+	s.steps += len(start)
 	was := s.first
 	if seg.Dir == helpers.Original {
 		s.readCommand(seg, off, start, torn, out)

@@ -30,7 +30,8 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	for _, c := range s.queue {
 		b = append(b, byte(c.kind))
 		b = binary.AppendUvarint(b, c.group)
-		b = appendBytes(b, []byte(c.note))
+		b = appendBytes(b, s.names[c.name.off:c.name.end])
+		b = appendBytes(b, []byte(c.how))
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.groups)))
 	for _, g := range s.groups {
@@ -78,7 +79,11 @@ func restore(state []byte) (helpers.Session, error) {
 	s.effect = r.number(s.last)
 	for range r.number(maxOutstanding) {
 		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(s.last)}
-		c.note = string(r.bytes(maxNote + maxVerb + 1))
+		if name := r.bytes(maxNote); len(name) > 0 && len(s.names) <= maxNames-maxNote {
+			c.name = span{len(s.names), len(s.names) + len(name)}
+			s.names = append(s.names, name...)
+		}
+		c.how = string(r.bytes(maxVerb))
 		s.queue = append(s.queue, c)
 	}
 	for range r.number(maxGroups) {
