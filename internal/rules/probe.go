@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -67,23 +66,15 @@ func inScratch(f func() error) error {
 }
 
 func probe() (f Features, err error) {
-	queueing := func(xt bool) func(*nftables.Conn, *nftables.Table, *nftables.Chain) {
-		return func(c *nftables.Conn, t *nftables.Table, ch *nftables.Chain) {
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: queue{total: 1, bypass: true}.exprs(&builder{xtQueue: xt})})
-		}
-	}
-	if f.NFTQueue, err = accepted(hookLast, queueing(false)); err != nil {
+	last := chain{name: "probe", hook: postrouting, priority: priorityLast}
+	first := chain{name: "probe", hook: output, priority: priorityMangle}
+	if f.NFTQueue, err = accepted(batch{}, last, queue{total: 1, bypass: true}); err != nil {
 		return f, err
 	}
-	if f.XTQueue, err = accepted(hookLast, queueing(true)); err != nil {
+	if f.XTQueue, err = accepted(batch{xtQueue: true}, last, queue{total: 1, bypass: true}); err != nil {
 		return f, err
 	}
-	f.ExpectObject, err = accepted(hookFirst, func(c *nftables.Conn, t *nftables.Table, ch *nftables.Chain) {
-		const long = 60_000 // ms: time enough to see what should not be there
-		addObject(c, t, long)
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: expectObject{}.exprs(nil)})
-	})
-	if err != nil {
+	if f.ExpectObject, err = accepted(batch{}, first, expectObject{}); err != nil {
 		return f, err
 	}
 	if f.ExpectObject {
@@ -95,23 +86,18 @@ func probe() (f Features, err error) {
 	return f, err
 }
 
-var (
-	hookLast  = nftables.Chain{Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(priorityLast)}
-	hookFirst = nftables.Chain{Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(priorityMangle)}
-)
-
-// accepted says whether the kernel takes a rule.
-func accepted(at nftables.Chain, add func(*nftables.Conn, *nftables.Table, *nftables.Chain)) (bool, error) {
-	c, err := conn()
-	if err != nil {
-		return false, err
+// accepted says whether the kernel takes a rule of one term. The rule stays until the next call.
+func accepted(b batch, c chain, t term) (bool, error) {
+	b.addTable()
+	b.deleteTable()
+	b.addTable()
+	if _, ok := t.(expectObject); ok {
+		const long = 60_000 // ms: time enough to see what should not be there
+		b.addObject(long)
 	}
-	t := c.AddTable(table())
-	c.DelTable(t)
-	t = c.AddTable(table())
-	at.Table, at.Name, at.Type = t, "probe", nftables.ChainTypeFilter
-	add(c, t, c.AddChain(&at))
-	if err := c.Flush(); errors.Is(err, unix.EPERM) {
+	b.addChain(c)
+	b.addRule(c, rule{terms: []term{t}})
+	if err := b.commit(); errors.Is(err, unix.EPERM) {
 		return false, err
 	} else {
 		return err == nil, nil

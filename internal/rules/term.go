@@ -6,10 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
-	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -18,24 +14,23 @@ import (
 // term is one piece of a rule, in both languages.
 type term interface {
 	text() string
-	exprs(b *builder) []expr.Any
+	exprs(b *batch) []expression
 }
 
 const (
-	reg           = 1  // the register that all terms use (NFT_REG_1)
 	helperNameLen = 16 // NF_CT_HELPER_NAME_LEN, with the NUL
 	objectName    = "seqadj"
-	// NFTA_CT_DIRECTION is one byte. The library sends four, of which the kernel reads the first.
-	dirOriginal = 0       // IP_CT_DIR_ORIGINAL
-	dirReply    = 1 << 24 // IP_CT_DIR_REPLY
+	nfDrop        = 0 // linux/netfilter.h
+	nfAccept      = 1
 )
 
+// state is a bit of `ct state` (nft_ct.c: NF_CT_STATE_BIT of the packet's ctinfo).
 type state uint32
 
 const (
-	stateEstablished = state(expr.CtStateBitESTABLISHED)
-	stateRelated     = state(expr.CtStateBitRELATED)
-	stateNew         = state(expr.CtStateBitNEW)
+	stateEstablished state = 1 << 1
+	stateRelated     state = 1 << 2
+	stateNew         state = 1 << 3
 )
 
 type ctState state
@@ -44,7 +39,9 @@ func (t ctState) text() string {
 	return "ct state " + flags(uint32(t), flag{uint32(stateEstablished), "established"}, flag{uint32(stateRelated), "related"}, flag{uint32(stateNew), "new"})
 }
 
-func (t ctState) exprs(*builder) []expr.Any { return bits(expr.CtKeySTATE, uint32(t), expr.CmpOpNeq) }
+func (t ctState) exprs(*batch) []expression {
+	return bits(unix.NFT_CT_STATE, uint32(t), unix.NFT_CMP_NEQ)
+}
 
 // Bits of the connection's status (linux/netfilter/nf_conntrack_common.h, IPS_SRC_NAT and IPS_DST_NAT).
 const (
@@ -59,8 +56,8 @@ func (t ctStatusNone) text() string {
 	return "ct status ! " + flags(uint32(t), flag{statusSNAT, "snat"}, flag{statusDNAT, "dnat"})
 }
 
-func (t ctStatusNone) exprs(*builder) []expr.Any {
-	return bits(expr.CtKeySTATUS, uint32(t), expr.CmpOpEq)
+func (t ctStatusNone) exprs(*batch) []expression {
+	return bits(unix.NFT_CT_STATUS, uint32(t), unix.NFT_CMP_EQ)
 }
 
 type flag struct {
@@ -78,12 +75,9 @@ func flags(v uint32, names ...flag) string {
 	return strings.Join(set, ",")
 }
 
-func bits(key expr.CtKey, mask uint32, op expr.CmpOp) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Register: reg, Key: key},
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg, Data: make([]byte, 4)},
-	}
+// bits compares what is set of mask with zero.
+func bits(key, mask, op uint32) []expression {
+	return []expression{loadCt(key), mask4(binary.NativeEndian.AppendUint32(nil, mask)), compare(op, make([]byte, 4))}
 }
 
 // ctHelper: the connection was expected by a master with this helper (nft_ct reads the master's helper, not its own).
@@ -91,12 +85,12 @@ type ctHelper string
 
 func (t ctHelper) text() string { return fmt.Sprintf("ct helper %q", string(t)) }
 
-func (t ctHelper) exprs(*builder) []expr.Any {
+func (t ctHelper) exprs(*batch) []expression {
 	name := make([]byte, helperNameLen)
 	copy(name, t)
-	return []expr.Any{
-		&expr.Ct{Register: reg, Key: expr.CtKeyHELPER},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: name},
+	return []expression{
+		loadCt(unix.NFT_CT_HELPER),
+		equal(name),
 	}
 }
 
@@ -104,10 +98,10 @@ type l4proto helpers.Transport
 
 func (t l4proto) text() string { return "meta l4proto " + helpers.Transport(t).String() }
 
-func (t l4proto) exprs(*builder) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(t)}},
+func (t l4proto) exprs(*batch) []expression {
+	return []expression{
+		loadMeta(unix.NFT_META_L4PROTO),
+		equal([]byte{byte(t)}),
 	}
 }
 
@@ -121,25 +115,25 @@ func (t l4protos) text() string {
 	return "meta l4proto { " + strings.Join(names, ", ") + " }"
 }
 
-func (t l4protos) exprs(b *builder) []expr.Any {
+func (t l4protos) exprs(b *batch) []expression {
 	var keys [][]byte
 	for _, p := range t {
 		keys = append(keys, []byte{byte(p)})
 	}
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, b.in(nftables.TypeInetProto, keys)}
+	return []expression{loadMeta(unix.NFT_META_L4PROTO), b.in(typeInetProto, keys)}
 }
 
 // portKey is one of the places where a port can be read.
 type portKey struct {
 	name string
-	load expr.Any
+	load expression
 }
 
 var (
-	thSport         = portKey{"th sport", &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2}}
-	thDport         = portKey{"th dport", &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}}
-	ctOriginalDport = portKey{"ct original proto-dst", &expr.Ct{Register: reg, Key: expr.CtKeyPROTODST, Direction: dirOriginal}}
-	ctReplySport    = portKey{"ct reply proto-src", &expr.Ct{Register: reg, Key: expr.CtKeyPROTOSRC, Direction: dirReply}}
+	thSport         = portKey{"th sport", loadTransport(0, 2)}
+	thDport         = portKey{"th dport", loadTransport(2, 2)}
+	ctOriginalDport = portKey{"ct original proto-dst", loadCtDir(unix.NFT_CT_PROTO_DST, helpers.Original)}
+	ctReplySport    = portKey{"ct reply proto-src", loadCtDir(unix.NFT_CT_PROTO_SRC, helpers.Reply)}
 )
 
 type ports struct {
@@ -168,15 +162,15 @@ func (t ports) text() string {
 	return t.key.name + " { " + strings.Join(s, ", ") + " }"
 }
 
-func (t ports) exprs(b *builder) []expr.Any {
+func (t ports) exprs(b *batch) []expression {
 	var keys [][]byte
 	for _, p := range t.sorted() {
-		keys = append(keys, binaryutil.BigEndian.PutUint16(p))
+		keys = append(keys, binary.BigEndian.AppendUint16(nil, p))
 	}
 	if len(keys) == 1 {
-		return []expr.Any{t.key.load, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: keys[0]}}
+		return []expression{t.key.load, equal(keys[0])}
 	}
-	return []expr.Any{t.key.load, b.in(nftables.TypeInetService, keys)}
+	return []expression{t.key.load, b.in(typeInetService, keys)}
 }
 
 // tcpDport is the destination port in the packet itself.
@@ -184,7 +178,7 @@ type tcpDport []uint16
 
 func (t tcpDport) ports() ports { return ports{portKey{"tcp dport", thDport.load}, t} }
 func (t tcpDport) text() string { return t.ports().text() }
-func (t tcpDport) exprs(b *builder) []expr.Any {
+func (t tcpDport) exprs(b *batch) []expression {
 	return append(l4proto(helpers.TCP).exprs(b), t.ports().exprs(b)...)
 }
 
@@ -193,33 +187,33 @@ type oifLo struct{}
 
 func (oifLo) text() string { return `oif "lo"` }
 
-func (oifLo) exprs(*builder) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIF, Register: reg},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(1)},
+func (oifLo) exprs(*batch) []expression {
+	return []expression{
+		loadMeta(unix.NFT_META_OIF),
+		equal(binary.NativeEndian.AppendUint32(nil, 1)),
 	}
 }
 
 type counter struct{}
 
 func (counter) text() string              { return "counter" }
-func (counter) exprs(*builder) []expr.Any { return []expr.Any{&expr.Counter{}} }
+func (counter) exprs(*batch) []expression { return []expression{count()} }
 
 type accept struct{}
 
 func (accept) text() string              { return "accept" }
-func (accept) exprs(*builder) []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func (accept) exprs(*batch) []expression { return []expression{verdict(nfAccept, "")} }
 
 type drop struct{}
 
 func (drop) text() string              { return "drop" }
-func (drop) exprs(*builder) []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func (drop) exprs(*batch) []expression { return []expression{verdict(nfDrop, "")} }
 
 type jump string
 
 func (t jump) text() string { return "jump " + string(t) }
-func (t jump) exprs(*builder) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: string(t)}}
+func (t jump) exprs(*batch) []expression {
+	return []expression{verdict(unix.NFT_JUMP, string(t))}
 }
 
 // expectObject sets the table's ct expectation object.
@@ -227,8 +221,8 @@ type expectObject struct{}
 
 func (expectObject) text() string { return fmt.Sprintf("ct expectation set %q", objectName) }
 
-func (expectObject) exprs(*builder) []expr.Any {
-	return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_CT_EXPECT, Name: objectName}}
+func (expectObject) exprs(*batch) []expression {
+	return []expression{reference(unix.NFT_OBJECT_CT_EXPECT, objectName)}
 }
 
 // queue hands the packet to user space. It ends the way through this chain; the packet comes back behind it.
@@ -248,21 +242,9 @@ func (t queue) text() string {
 	return s
 }
 
-func (t queue) exprs(b *builder) []expr.Any {
+func (t queue) exprs(b *batch) []expression {
 	if b.xtQueue {
-		// struct xt_NFQ_info_v3 (linux/netfilter/xt_NFQUEUE.h), padded to 8 bytes.
-		const nfqFlagBypass = 1
-		info := make(xt.Unknown, 8)
-		binary.NativeEndian.PutUint16(info[0:], t.first)
-		binary.NativeEndian.PutUint16(info[2:], t.total)
-		if t.bypass {
-			binary.NativeEndian.PutUint16(info[4:], nfqFlagBypass)
-		}
-		return []expr.Any{&expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}}
+		return []expression{xtQueue(t.first, t.total, t.bypass)}
 	}
-	q := &expr.Queue{Num: t.first, Total: t.total}
-	if t.bypass {
-		q.Flag = expr.QueueFlagBypass
-	}
-	return []expr.Any{q}
+	return []expression{nftQueue(t.first, t.total, t.bypass)}
 }
