@@ -159,7 +159,7 @@ func (s *session) active(seg *helpers.Segment, off int, line, b []byte, index []
 	switch {
 	case len(line) > maxAnnouncement:
 		err = errLongText
-	case s.greet == silent:
+	case s.dirs[helpers.Original].early:
 		err = errGreeting
 	case s.epsvAll:
 		err = errEPSVAll
@@ -270,6 +270,8 @@ func (s *session) pop(n int) {
 		}
 	}
 	s.queue = s.queue[:copy(s.queue, s.queue[n:])]
+	reply := &s.dirs[helpers.Reply]
+	reply.known = max(0, reply.known-n)
 }
 
 // header tells a header field of HTTP, SIP or mail ("Host: …") from a command: no verb of FTP has a colon.

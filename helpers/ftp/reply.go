@@ -80,7 +80,7 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 		switch {
 		case known && opens(c.kind, code):
 			s.open(seg, off, line, b, index, f, note, false, out)
-		case s.blind:
+		case s.blind && !s.dirs[helpers.Reply].early:
 			s.open(seg, off, line, b, index, f, note, true, out)
 		default:
 			s.fail(off+place(index, 0), fmt.Errorf("%d: %w", code, errUnasked))
@@ -99,7 +99,7 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 		if code == 234 || code == 334 { // RFC 4217, section 4; 334 in its drafts
 			for i := range s.dirs {
 				if d := &s.dirs[i]; d.mode == text {
-					d.mode, d.scanned = records, 0
+					d.mode, d.scanned, d.begun = records, 0, false
 				}
 			}
 			s.clear()
@@ -117,9 +117,10 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 
 // take finds the command that a reply answers and takes it, and those before it, out of the queue.
 func (s *session) take(code int) (c command, known bool) {
+	reply := &s.dirs[helpers.Reply]
 	if s.loose {
 		if _, _, ok := opening(code); ok {
-			for i, c := range s.queue {
+			for i, c := range s.queue[:reply.known] {
 				if opens(c.kind, code) {
 					s.pop(i + 1)
 					return c, true
@@ -128,7 +129,7 @@ func (s *session) take(code int) (c command, known bool) {
 			return command{}, false
 		}
 	}
-	for len(s.queue) > 0 {
+	for reply.known > 0 {
 		c = s.queue[0]
 		switch fits(c.kind, code) {
 		case answers:
@@ -140,7 +141,7 @@ func (s *session) take(code int) (c command, known bool) {
 			return command{}, false
 		}
 	}
-	if s.overflow > 0 {
+	if len(s.queue) == 0 && s.overflow > 0 {
 		s.overflow--
 	}
 	return command{}, false
@@ -259,10 +260,11 @@ func (s *session) countable(code int) bool {
 	if s.greet != greeted || s.epsvAll && code != 229 {
 		return false
 	}
-	if s.blind {
+	reply := &s.dirs[helpers.Reply]
+	if s.blind && !reply.early {
 		return true
 	}
-	for _, c := range s.queue {
+	for _, c := range s.queue[:reply.known] {
 		if opens(c.kind, code) {
 			return true
 		}

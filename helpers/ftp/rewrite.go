@@ -25,7 +25,7 @@ func (s *session) hold(seg *helpers.Segment, off int) int {
 	if seg.Dir == helpers.Original {
 		word, arg := verb(b)
 		v := upper(b[word.off:word.end])
-		if _, _, ok := announcing(name(&v)); ok && s.greet != silent && !s.epsvAll {
+		if _, _, ok := announcing(name(&v)); ok && !s.dirs[helpers.Original].early && !s.epsvAll {
 			at = arg
 		}
 	} else {

@@ -53,6 +53,19 @@ type direction struct {
 	long    bool // in a line that is too long: skip to its end
 	joined  bool // some byte was read, so what follows is no longer the stream's beginning
 	torn    bool // bytes were lost: the first line may be a part of one
+
+	// What was known when the present line began. Its first bytes may have gone out since, as nothing that mattered,
+	// so what was learned meanwhile does not count.
+	begun bool
+	known int  // of a reply: so many commands were waiting
+	early bool // of a command: before the greeting. Of a reply: client bytes were lost since
+}
+
+// begin notes what is known.
+func (s *session) begin(d *direction) {
+	if !d.begun {
+		d.begun, d.known, d.early = true, len(s.queue), s.greet == silent
+	}
 }
 
 type mode uint8
@@ -156,13 +169,13 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	} else {
 		s.steps += len(rest) - from
 	}
+	s.begin(d)
 	if n < 0 && len(rest) < maxLine {
 		d.scanned = len(rest)
 		return 0
 	}
-	d.scanned = 0
 	torn := d.torn
-	d.torn = false
+	d.scanned, d.torn = 0, false
 	start := rest[:min(maxLine, len(rest))]
 	if n < 0 || n > maxLine {
 		// What is judged is the same whether the line end is there already or not.
@@ -177,6 +190,7 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	} else {
 		s.readReply(seg, off, start, out)
 	}
+	d.begun = false
 	if torn && !errors.Is(s.first, helpers.ErrForeign) {
 		s.first = was // a piece of a line is no error of the sender's
 	}
@@ -196,10 +210,11 @@ func (d *direction) skip(b []byte) int {
 // lost says that bytes of dir are missing before the present ones.
 func (s *session) lost(dir helpers.Dir) {
 	d := &s.dirs[dir]
-	d.scanned, d.long, d.joined, d.torn = 0, false, false, true
+	*d = direction{mode: d.mode, torn: true}
 	s.loose = true
 	if dir == helpers.Original {
 		s.blind = true
+		s.dirs[helpers.Reply].early = true
 		s.clear()
 		return
 	}

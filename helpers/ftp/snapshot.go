@@ -19,7 +19,8 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	start := len(b)
 	b = append(b, version, byte(s.greet), flags(s.blind, s.loose, s.epsvAll, s.toldTLS))
 	for _, d := range s.dirs {
-		b = append(b, byte(d.mode), flags(d.long, d.joined, d.torn))
+		b = append(b, byte(d.mode), flags(d.long, d.joined, d.torn, d.begun, d.early))
+		b = binary.AppendUvarint(b, uint64(d.known))
 		b = binary.AppendUvarint(b, uint64(d.scanned))
 	}
 	b = binary.AppendUvarint(b, uint64(s.multi))
@@ -70,7 +71,8 @@ func restore(state []byte) (helpers.Session, error) {
 	for i := range s.dirs {
 		d := &s.dirs[i]
 		d.mode = mode(r.number(uint64(foreign)))
-		r.flags(&d.long, &d.joined, &d.torn)
+		r.flags(&d.long, &d.joined, &d.torn, &d.begun, &d.early)
+		d.known = int(r.number(maxOutstanding))
 		d.scanned = int(r.number(maxLine))
 	}
 	s.multi = int(r.number(699))
@@ -96,6 +98,9 @@ func restore(state []byte) (helpers.Session, error) {
 		}
 		g.to = to
 		s.groups = append(s.groups, g)
+	}
+	if reply := s.dirs[helpers.Reply]; reply.begun && reply.known > len(s.queue) {
+		r.bad = true
 	}
 	if r.bad || len(r.b) > 0 {
 		return nil, errState

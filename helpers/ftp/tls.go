@@ -37,7 +37,7 @@ func (s *session) record(b []byte, dir helpers.Dir, off int) int {
 	if n, ok := isRecord(b); ok {
 		return n
 	}
-	d.scanned, d.joined = 0, true
+	d.scanned, d.joined, d.begun = 0, true, false
 	if b[0] >= ' ' && b[0] < 0x7f || b[0] == '\r' || b[0] == '\n' || b[0] == iac {
 		d.mode = text
 		return 0

@@ -207,7 +207,7 @@ func (p *player) feed(say Say) error {
 	if err != nil {
 		return err
 	}
-	released := n - p.out.Hold
+	released := max(n-p.out.Hold, d.left) // what is gone cannot be held back
 	d.sent = append(d.sent, apply(seg.Data, d.left, released, edits)...)
 	d.skip = p.out.Consumed - consumed
 	d.kept, d.left = seg.Data[consumed:], released-consumed
@@ -415,8 +415,12 @@ func swapping(f *helpers.Flow) *nat {
 	if f.Orig.Src.Addr().Is6() {
 		out = [2]string{"2001:db8:ffff:aaaa:bbbb::5", "2001:db8:f::7"}
 	}
-	for i, a := range []netip.Addr{f.Orig.Src.Addr(), f.Reply.Src.Addr()} {
+	ends := []netip.Addr{f.Orig.Src.Addr(), f.Reply.Src.Addr()}
+	for i, a := range ends {
 		b := netip.MustParseAddr(out[i])
+		for slices.Contains(ends, b) {
+			b = b.Next()
+		}
 		n.swap[a], n.swap[b] = b, a
 	}
 	return n

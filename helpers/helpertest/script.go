@@ -71,7 +71,7 @@ func parseLoose(text string) *Script {
 func (s *Script) parseLine(line string) error {
 	word, rest, _ := strings.Cut(line, " ")
 	switch {
-	case line == "" || word[0] == '#':
+	case line == "" || line[0] == '#':
 		return nil
 	case word == "late":
 		s.Late = true
@@ -84,7 +84,7 @@ func (s *Script) parseLine(line string) error {
 		return s.parseWant(word, rest)
 	}
 	head, text, ok := strings.Cut(line, ":")
-	if !ok {
+	if !ok || strings.TrimSpace(head) == "" {
 		return fmt.Errorf("%q is no entry", line)
 	}
 	say := Say{}
@@ -117,8 +117,13 @@ func (s *Script) parseFlow(text string) (err error) {
 	if err != nil {
 		return err
 	}
-	if c.Addr().Is4() != v.Addr().Is4() {
-		return fmt.Errorf("flow of two address families")
+	for _, a := range []netip.Addr{c.Addr(), v.Addr()} {
+		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() {
+			return fmt.Errorf("%v is no address of a flow", a)
+		}
+	}
+	if c.Addr().Is4() != v.Addr().Is4() || c.Addr() == v.Addr() || c.Port() == 0 || v.Port() == 0 {
+		return fmt.Errorf("%v>%v is no flow", c, v)
 	}
 	s.Client, s.Server = c, v
 	return nil
