@@ -117,6 +117,7 @@ func TestWrongConfig(t *testing.T) {
 
 // The text says what is installed: nft lists the one as the other was printed.
 func TestTextIsWhatIsInstalled(t *testing.T) {
+	t.Parallel()
 	f := probed(t)
 	for _, queues := range []uint16{1, 4} {
 		cfg := several(f)
@@ -163,6 +164,7 @@ func TestTextIsWhatIsInstalled(t *testing.T) {
 
 // The iptables commands queue routed connections, and leave those under source NAT alone.
 func TestIPTablesCommands(t *testing.T) {
+	t.Parallel()
 	f := probed(t)
 	missing := false
 	netnstest.New(t).Do(func() {
@@ -182,6 +184,7 @@ func TestIPTablesCommands(t *testing.T) {
 	} {
 		for _, v6 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6 %v", tt.name, v6), func(t *testing.T) {
+				t.Parallel()
 				b := newBed(t)
 				if tt.script != "" {
 					b.nft(tt.script)
