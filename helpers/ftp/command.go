@@ -244,12 +244,13 @@ func authentication(arg []byte) command {
 
 // push puts a command behind those that wait for their reply; false: there are too many.
 func (s *session) push(c command) bool {
-	if s.overflow > 0 || len(s.queue) == maxOutstanding {
-		if !s.loose {
-			s.overflow++
-			return false
-		}
-		s.pop(1) // replies were lost: the oldest was likely answered by one of them
+	full := len(s.queue) == maxOutstanding
+	switch {
+	case s.loose && full: // replies were lost: the oldest was likely answered by one of them
+		s.pop(1)
+	case !s.loose && (full || s.overflow > 0):
+		s.overflow++
+		return false
 	}
 	s.queue = append(s.queue, c)
 	return true

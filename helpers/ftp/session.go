@@ -211,7 +211,7 @@ func (d *direction) skip(b []byte) int {
 func (s *session) lost(dir helpers.Dir) {
 	d := &s.dirs[dir]
 	*d = direction{mode: d.mode, torn: true}
-	s.loose = true
+	s.loose, s.overflow = true, 0
 	if dir == helpers.Original {
 		s.blind = true
 		s.dirs[helpers.Reply].early = true

@@ -58,15 +58,15 @@ func Check(t testing.TB, h helpers.Helper, script string) {
 		t.Errorf("%v", err)
 		return
 	}
-	for _, check := range []func(helpers.Helper, *Script) error{said, checkAllocation, checkMemory, checkSnapshots} {
-		if err := check(h, s); err != nil {
-			t.Errorf("%s: %v", h.Name, err)
+	for seed := range uint64(16) {
+		if err := Verify(h, s, seed); err != nil {
+			t.Errorf("%s, seed %d: %v", h.Name, seed, err)
 			return
 		}
 	}
-	for seed := range uint64(16) {
-		if err := Verify(h, s, seed); err != nil {
-			t.Errorf("%s: seed %d: %v", h.Name, seed, err)
+	for _, check := range []func(helpers.Helper, *Script) error{checkSnapshots, checkAllocation, checkMemory, said} {
+		if err := check(h, s); err != nil {
+			t.Errorf("%s: %v", h.Name, err)
 			return
 		}
 	}
@@ -90,7 +90,7 @@ func Fuzz(f *testing.F, h helpers.Helper, seeds ...string) {
 }
 
 // maxFuzz bounds the bytes of a script in Fuzz, which plays it several times, byte by byte too.
-const maxFuzz = 16 << 10
+const maxFuzz = 8 << 10
 
 // Files reads the scripts of all files that match pattern. No file is an error.
 func Files(t testing.TB, pattern string) []string {

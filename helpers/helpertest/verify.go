@@ -30,10 +30,24 @@ func Verify(h helpers.Helper, s *Script, seed uint64) error {
 	if err := gaps(h, s, rnd); err != nil {
 		return err
 	}
+	if err := torn(h, s, rnd); err != nil {
+		return err
+	}
 	if err := moved(h, s, rnd, whole); err != nil {
 		return err
 	}
 	return natted(h, s, rnd, whole)
+}
+
+// maxBytewise bounds the scripts that are played byte by byte: the checks copy what is kept at each call.
+const maxBytewise = 2 << 10
+
+// bytewise cuts segments into single bytes, long scripts into a few hundred pieces.
+func bytewise(s *Script, rnd *rand.Rand) []Say {
+	if s.size() > maxBytewise {
+		return cut(s.runs(), rnd)
+	}
+	return cut(s.runs(), nil)
 }
 
 // cut cuts segments: one byte each if rnd is nil.
@@ -46,7 +60,7 @@ func cut(says []Say, rnd *rand.Rand) []Say {
 			if rnd != nil && n > 0 {
 				n = 1 + rnd.IntN(len(data))
 				if rnd.IntN(2) == 0 {
-					n = min(n, 1+rnd.IntN(8))
+					n = min(n, 1+rnd.IntN(max(8, len(say.Data)/64)))
 				}
 			}
 			pieces = append(pieces, Say{Dir: say.Dir, Data: data[:n:n], Gap: say.Gap && first, End: say.End && n == len(data)})
@@ -59,7 +73,7 @@ func cut(says []Say, rnd *rand.Rand) []Say {
 // cuts compares other cuts of the same streams with whole.
 func cuts(h helpers.Helper, s *Script, rnd *rand.Rand, whole *player) error {
 	runs := s.runs()
-	for _, pieces := range [][]Say{runs, cut(runs, nil), cut(runs, rnd), cut(runs, rnd)} {
+	for _, pieces := range [][]Say{runs, bytewise(s, rnd), cut(runs, rnd), cut(runs, rnd)} {
 		p := newPlayer(h, s, nil)
 		if err := p.play(pieces); err != nil {
 			return err
@@ -136,6 +150,45 @@ func gaps(h helpers.Helper, s *Script, rnd *rand.Rand) error {
 	if same && !a.all.equal(&b.all) {
 		return a.broken(Gaps, "the outputs after a gap depend on bytes that are lost (- without, + with them before the gap)\n%s",
 			diff(h, &b.all, &a.all))
+	}
+	return nil
+}
+
+// torn loses something just before the byte that makes an announcement whole: that byte alone cannot announce it.
+func torn(h helpers.Helper, s *Script, rnd *rand.Rand) error {
+	if h.Transport == helpers.UDP || s.size() > maxBytewise {
+		return nil
+	}
+	pieces := cut(s.runs(), nil)
+	p := newPlayer(h, s, nil)
+	var whole []int
+	for i, say := range pieces {
+		n := len(p.all.Expect)
+		if err := p.feed(say); err != nil {
+			return err
+		}
+		if len(p.all.Expect) > n && !say.Gap {
+			whole = append(whole, i)
+		}
+	}
+	if len(whole) == 0 {
+		return nil
+	}
+	last := whole[rnd.IntN(len(whole))]
+	p = newPlayer(h, s, nil)
+	for _, say := range pieces[:last] {
+		if err := p.feed(say); err != nil {
+			return err
+		}
+	}
+	p.all = Output{}
+	say := pieces[last]
+	say.Gap = true
+	if err := p.feed(say); err != nil {
+		return err
+	}
+	if len(p.all.Expect) > 0 {
+		return p.broken(Gaps, "announced from bytes on both sides of a gap\n+ %s", expectation(h, p.all.Expect[0]))
 	}
 	return nil
 }
@@ -230,7 +283,7 @@ func natted(h helpers.Helper, s *Script, rnd *rand.Rand, whole *player) error {
 	}
 	var others [][]Say
 	if h.Transport == helpers.TCP {
-		others = [][]Say{cut(s.runs(), nil), cut(s.runs(), rnd)}
+		others = [][]Say{bytewise(s, rnd), cut(s.runs(), rnd)}
 	}
 	for _, pieces := range others {
 		p := newPlayer(h, s, n)
@@ -442,9 +495,15 @@ func checkAllocation(h helpers.Helper, s *Script) error {
 			d.kept = append(d.kept, say.Data...)
 			seg := &helpers.Segment{Flow: p.flow, Dir: say.Dir, Data: d.kept, Time: p.clock}
 			p.out.Reset()
-			runtime.ReadMemStats(&before)
-			err := p.session.Inspect(seg, &p.out)
-			runtime.ReadMemStats(&after)
+			var err error
+			inspect := func() {
+				runtime.ReadMemStats(&before)
+				err = p.session.Inspect(seg, &p.out)
+				runtime.ReadMemStats(&after)
+			}
+			if err := p.guard(inspect); err != nil {
+				return err
+			}
 			n := after.Mallocs - before.Mallocs
 			if err != nil || len(p.out.Expect)+len(p.out.Cancel)+len(p.out.Notes) > 0 {
 				n = 0
