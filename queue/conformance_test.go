@@ -659,7 +659,8 @@ func (b *bed) tcpEcho(data []byte) []byte {
 	return got
 }
 
-// checksum puts the checksum of a TCP or UDP packet without IP options or extension headers right (RFC 9293 3.1, RFC 768, RFC 8200 8.1).
+// checksum puts the checksum of a TCP or UDP packet without IP options or extension headers right (RFC 9293 3.1,
+// RFC 768, RFC 8200 8.1).
 func checksum(p []byte) {
 	header, proto, addrs := 20, p[9], p[12:20]
 	if p[0]>>4 == 6 {

@@ -223,8 +223,8 @@ func (q *Queue) Err() error {
 }
 
 // Verdict lets the packet go on: as it came if data is nil, else with data, which is a whole IP packet with right
-// checksums of at most 65531 bytes. Its mark stays. The order among packets is free. A packet that the kernel has no longer is no
-// error here: it is counted in Stats.Unknown.
+// checksums of at most 65531 bytes. Its mark stays. The order among packets is free. A packet that the kernel has no
+// longer is no error here: it is counted in Stats.Unknown.
 func (q *Queue) Verdict(id uint32, data []byte) error {
 	var err error
 	if data == nil {

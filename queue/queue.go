@@ -66,10 +66,13 @@ type Kernel struct {
 
 // Errors of Open. The text says what to do.
 var (
-	ErrPermission = errors.New("not permitted: run as root or with CAP_NET_ADMIN in the user namespace that owns the network namespace")
-	ErrNoQueue    = errors.New("the kernel has no NFQUEUE: load the module nfnetlink_queue or use a kernel with CONFIG_NETFILTER_NETLINK_QUEUE")
+	ErrPermission = errors.New("not permitted: run as root or with CAP_NET_ADMIN in the user namespace that owns " +
+		"the network namespace")
+	ErrNoQueue = errors.New("the kernel has no NFQUEUE: load the module nfnetlink_queue or use a kernel with " +
+		"CONFIG_NETFILTER_NETLINK_QUEUE")
 	// ErrNoConntrack: Open again without Config.Conntrack, and look connections up by ctnetlink.
-	ErrNoConntrack = errors.New("the kernel does not deliver conntrack with queued packets (NFQA_CT): CONFIG_NETFILTER_NETLINK_GLUE_CT or the module nf_conntrack_netlink is missing")
+	ErrNoConntrack = errors.New("the kernel does not deliver conntrack with queued packets (NFQA_CT): " +
+		"CONFIG_NETFILTER_NETLINK_GLUE_CT or the module nf_conntrack_netlink is missing")
 )
 
 // TakenError says that another process serves the queue.
@@ -79,6 +82,6 @@ type TakenError struct {
 }
 
 func (e *TakenError) Error() string {
-	return fmt.Sprintf("queue %d is served by another socket (netlink port %d, usually the process id): stop that process or choose another queue number",
-		e.Number, e.PortID)
+	return fmt.Sprintf("queue %d is served by another socket (netlink port %d, usually the process id): "+
+		"stop that process or choose another queue number", e.Number, e.PortID)
 }

@@ -8,8 +8,9 @@ import (
 )
 
 // Install puts the table of cfg in place of an older one, in one transaction, in the calling thread's network
-// namespace. Counters begin at zero. An older table with the same chains keeps its hooks: packets that wait in a queue
-// stay there (the kernel drops them when any hook of the namespace is taken off, nf_queue_nf_hook_drop).
+// namespace. Counters begin at zero, and connection tracking is on from then on. An older table with the same chains
+// keeps its hooks: packets that wait in a queue stay there (the kernel drops them when any hook of the namespace is
+// taken off, nf_queue_nf_hook_drop).
 func Install(cfg Config) error {
 	if err := cfg.check(); err != nil {
 		return err

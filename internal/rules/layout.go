@@ -51,46 +51,70 @@ func (r rule) text() string {
 
 // layout is the whole table: what Install sends and what Text prints.
 func layout(cfg *Config) []chain {
-	var chains []chain
-	shadow := chain{
-		name: "shadow",
-		rules: []rule{
-			{"shadow masters have port 0", []term{anyPort0(thDport), counter{}, drop{}}},
-			{"shadow masters have port 0", []term{anyPort0(thSport), counter{}, drop{}}},
-		},
-		comment: "No packet may reach a shadow master, the entry of port 0 that expectations hang on: before conntrack.",
-	}
-	chains = append(chains, shadow,
-		chain{name: "raw_prerouting", hook: prerouting, priority: priorityRaw, rules: both(jump("shadow"))},
-		chain{name: "raw_output", hook: output, priority: priorityRaw, rules: both(jump("shadow"))},
-	)
+	chains := shadowChains()
 	if cfg.Features.ExpectObject {
-		first := chain{
-			name: "first",
-			comment: "The first packet of a TCP connection, before NAT: an object of size 0 makes room for sequence\n" +
-				"adjustment and expects nothing.",
+		chains = append(chains, firstChains(cfg)...)
+	}
+	if !cfg.Manual {
+		chains = append(chains, controlChains(cfg)...)
+	}
+	return chains
+}
+
+// shadowChains keep packets away from shadow masters: they would set their timeout and state.
+func shadowChains() []chain {
+	const why = "shadow masters have port 0"
+	jumps := []rule{{"", []term{l4protos{helpers.TCP, helpers.UDP}, jump("shadow")}}}
+	return []chain{
+		{
+			name:    "shadow",
+			comment: "No packet may reach a shadow master, the entry of port 0 that expectations hang on: before conntrack.",
+			rules: []rule{
+				{why, []term{ports{thDport, []uint16{0}}, counter{}, drop{}}},
+				{why, []term{ports{thSport, []uint16{0}}, counter{}, drop{}}},
+			},
+		},
+		{name: "raw_prerouting", hook: prerouting, priority: priorityRaw, rules: jumps},
+		{name: "raw_output", hook: output, priority: priorityRaw, rules: jumps},
+	}
+}
+
+// firstChains attach the ct expectation object to the first packet of connections that will be read.
+//
+// A connection that "nat-follow-master" translates is under NAT before these chains see it (init_conntrack), so it has
+// no sequence adjustment all the same.
+func firstChains(cfg *Config) []chain {
+	first := chain{
+		name: "first",
+		comment: "The first packet of a TCP connection, before NAT: an object of size 0 makes room for sequence\n" +
+			"adjustment and expects nothing.",
+	}
+	for _, h := range cfg.Helpers {
+		if h.Transport != helpers.TCP {
+			continue
 		}
-		for _, h := range cfg.Helpers {
-			if h.Transport != helpers.TCP {
-				continue
-			}
-			if len(h.Ports) > 0 {
-				first.rules = append(first.rules, rule{h.Name, []term{ctState(stateNew), tcpDport(h.Ports), counter{}, expectObject{}}})
-			}
-			for _, l := range h.Announced {
-				first.rules = append(first.rules, rule{h.Name, []term{l4proto(helpers.TCP), ctState(stateRelated), ctHelper(l), counter{}, expectObject{}}})
-			}
+		if len(h.Ports) > 0 {
+			first.rules = append(first.rules, rule{h.Name, []term{
+				ctState(stateNew), tcpDport(h.Ports), counter{}, expectObject{}}})
 		}
-		if len(first.rules) > 0 {
-			chains = append(chains, first,
-				chain{name: "first_prerouting", hook: prerouting, priority: priorityMangle, rules: []rule{{"", []term{jump("first")}}}},
-				chain{name: "first_output", hook: output, priority: priorityMangle, rules: []rule{{"", []term{jump("first")}}}},
-			)
+		for _, l := range h.Announced {
+			first.rules = append(first.rules, rule{h.Name, []term{
+				l4proto(helpers.TCP), ctState(stateRelated), ctHelper(l), counter{}, expectObject{}}})
 		}
 	}
-	if cfg.Manual {
-		return chains
+	if len(first.rules) == 0 {
+		return nil
 	}
+	jumps := []rule{{"", []term{jump(first.name)}}}
+	return []chain{
+		first,
+		{name: "first_prerouting", hook: prerouting, priority: priorityMangle, rules: jumps},
+		{name: "first_output", hook: output, priority: priorityMangle, rules: jumps},
+	}
+}
+
+// controlChains queue the packets of control connections.
+func controlChains(cfg *Config) []chain {
 	control := chain{
 		name: "control",
 		comment: "Of TCP the SYN-ACK is the first packet to be seen, as a SYN announces nothing; of UDP it is the first\n" +
@@ -105,12 +129,16 @@ func layout(cfg *Config) []chain {
 			}
 		}
 	}
-	return append(chains, control,
-		chain{name: "postrouting", hook: postrouting, priority: priorityLast,
-			rules:   []rule{{"", []term{oifLo{}, accept{}}}, {"", []term{jump("control")}}},
-			comment: "Behind NAT and all filters. What goes over lo is seen once, in input."},
-		chain{name: "input", hook: input, priority: priorityLast, rules: []rule{{"", []term{jump("control")}}}},
-	)
+	jumps := []rule{{"", []term{jump(control.name)}}}
+	return []chain{
+		control,
+		{
+			name: "postrouting", hook: postrouting, priority: priorityLast,
+			comment: "Behind NAT and all filters. What goes over lo is seen once, in input.",
+			rules:   append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...),
+		},
+		{name: "input", hook: input, priority: priorityLast, rules: jumps},
+	}
 }
 
 // states are the states in which packets are queued. A first datagram is in no table yet: without NFQA_CT its
@@ -139,5 +167,3 @@ func matches(h Helper) []term {
 	}
 	return m
 }
-
-func both(t term) []rule { return []rule{{"", []term{l4protos{helpers.TCP, helpers.UDP}, t}}} }

@@ -41,7 +41,8 @@ type Helper struct {
 // Errors that the caller can act on.
 var (
 	ErrPermission = errors.New("not permitted: run as root or with CAP_NET_ADMIN")
-	ErrNoQueue    = errors.New("the kernel's rules cannot queue packets: it has neither nft's queue expression (CONFIG_NFT_QUEUE) nor the xtables target NFQUEUE (CONFIG_NETFILTER_XT_TARGET_NFQUEUE with CONFIG_NFT_COMPAT)")
+	ErrNoQueue    = errors.New("the kernel's rules cannot queue packets: it has neither nft's queue expression " +
+		"(CONFIG_NFT_QUEUE) nor the xtables target NFQUEUE (CONFIG_NETFILTER_XT_TARGET_NFQUEUE with CONFIG_NFT_COMPAT)")
 )
 
 // check says what in cfg cannot become rules.

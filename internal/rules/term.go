@@ -36,7 +36,8 @@ const (
 type ctState state
 
 func (t ctState) text() string {
-	return "ct state " + flags(uint32(t), flag{uint32(stateEstablished), "established"}, flag{uint32(stateRelated), "related"}, flag{uint32(stateNew), "new"})
+	return "ct state " + flags(uint32(t),
+		flag{uint32(stateEstablished), "established"}, flag{uint32(stateRelated), "related"}, flag{uint32(stateNew), "new"})
 }
 
 func (t ctState) exprs(*batch) []expression {
@@ -140,8 +141,6 @@ type ports struct {
 	key portKey
 	set []uint16
 }
-
-func anyPort0(k portKey) term { return ports{k, []uint16{0}} }
 
 // sorted is the set as it is sent and printed: the kernel refuses an element that is there twice.
 func (t ports) sorted() []uint16 {

@@ -18,17 +18,13 @@ func Text(cfg Config) (string, error) {
 	if err := cfg.check(); err != nil {
 		return "", err
 	}
+	own := cfg
+	own.Manual = true
 	var w strings.Builder
-	all := layout(&cfg)
-	cfg.Manual = true
-	own := layout(&cfg)
-	queueing := slices.DeleteFunc(slices.Clone(all), func(c chain) bool {
-		return slices.ContainsFunc(own, func(o chain) bool { return o.name == c.name })
-	})
 	if cfg.Features.NFTQueue {
 		comment(&w, textHead+textNFT)
 		fmt.Fprintf(&w, "\ntable inet %s\ndelete table inet %s\n", textTable, textTable)
-		writeTable(&w, "", textTable, queueing)
+		writeTable(&w, "", textTable, controlChains(&cfg))
 	} else {
 		comment(&w, textHead+textXT)
 		w.WriteString("\n")
@@ -41,13 +37,14 @@ func Text(cfg Config) (string, error) {
 		comment(&w, textOwn+textNoObject)
 	}
 	comment(&w, "")
-	writeTable(&w, "# ", TableName, own)
+	writeTable(&w, "# ", TableName, layout(&own))
 	w.WriteString("\n")
 	comment(&w, textBeside)
 	writeBeside(&w, &cfg)
 	w.WriteString("\n")
 	comment(&w, textNotes)
-	if slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP }) && !cfg.Features.Conntrack && cfg.Features.NFTQueue {
+	udp := slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP })
+	if udp && cfg.Features.NFTQueue && !cfg.Features.Conntrack {
 		comment(&w, textUDP)
 	}
 	if cfg.FailClosed {
