@@ -80,17 +80,13 @@ func (e *endPoint) list(b []byte, i int) int {
 func (e *endPoint) decode(b []byte, f form) error {
 	e.form = f
 	var v [maxNumbers]byte
+	over := false
 	for i, s := range e.num[:e.n] {
-		if s.end-s.off > 3 {
-			return errNumber
-		}
 		n := 0
-		for _, c := range b[s.off:s.end] {
+		for _, c := range b[s.off:min(s.end, s.off+4)] {
 			n = n*10 + int(c-'0')
 		}
-		if n > 255 {
-			return errNumber
-		}
+		over = over || n > 255 || s.end-s.off > 3
 		v[i] = byte(n)
 	}
 	switch {
@@ -104,6 +100,9 @@ func (e *endPoint) decode(b []byte, f form) error {
 		return errFamily
 	default:
 		return errSyntax
+	}
+	if over {
+		return errNumber
 	}
 	addr, _ := netip.AddrFromSlice(v[e.host.off:e.host.end])
 	port := uint16(v[e.port.off])<<8 | uint16(v[e.port.off+1])

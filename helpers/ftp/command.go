@@ -107,7 +107,7 @@ func (s *session) readCommand(seg *helpers.Segment, off int, line []byte, torn b
 		case word.off == len(b):
 			s.push(command{kind: nothing})
 		case header(b[word.off:]):
-			s.lock(seg.Dir)
+			s.lock(seg.Dir, "a header field")
 		default:
 			s.pushWhole(command{}, torn)
 			s.fail(off+place(index, word.off), errVerb)
@@ -117,7 +117,7 @@ func (s *session) readCommand(seg *helpers.Segment, off int, line []byte, torn b
 	v := upper(b[word.off:word.end])
 	verb := name(&v)
 	if request(verb, b[arg:]) {
-		s.lock(seg.Dir)
+		s.lock(seg.Dir, "a request line")
 		return
 	}
 	if f, note, ok := announcing(verb); ok {
@@ -152,7 +152,7 @@ func (s *session) readCommand(seg *helpers.Segment, off int, line []byte, torn b
 }
 
 // active reads PORT, EPRT and LPRT.
-func (s *session) active(seg *helpers.Segment, off int, line, b []byte, index []int, arg int, f form, note string,
+func (s *session) active(seg *helpers.Segment, off int, line, b []byte, index []uint16, arg int, f form, note string,
 	out *helpers.Result) {
 	var e endPoint
 	var err error

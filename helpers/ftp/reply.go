@@ -30,7 +30,7 @@ func (s *session) readReply(seg *helpers.Segment, off int, line []byte, out *hel
 	switch {
 	case code == 0:
 		if bytes.HasPrefix(b, []byte("HTTP/")) {
-			s.lock(seg.Dir)
+			s.lock(seg.Dir, "a status line of HTTP")
 		}
 	case !last:
 		s.multi = code
@@ -62,7 +62,7 @@ func replyCode(b []byte) (code int, last bool) {
 }
 
 // answer takes a whole reply to the command that it answers.
-func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []int, code int, out *helpers.Result) {
+func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []uint16, code int, out *helpers.Result) {
 	if code < 200 { // preliminary: the command's own reply is still to come
 		if code == 120 && s.greet == silent {
 			s.greet = waiting
@@ -199,7 +199,7 @@ func opens(k kind, code int) bool {
 }
 
 // open reads 227, 228 and 229. own: only the server's own address counts.
-func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []int, f form, note string, own bool,
+func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []uint16, f form, note string, own bool,
 	out *helpers.Result) {
 	var e endPoint
 	var err error

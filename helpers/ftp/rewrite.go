@@ -82,7 +82,7 @@ func (s *session) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers
 // writer makes the edits of one line.
 type writer struct {
 	line  []byte
-	index []int
+	index []uint16
 	start int // of line in Segment.Data
 	edits []helpers.Edit
 }

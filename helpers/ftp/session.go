@@ -3,6 +3,7 @@ package ftp
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -40,10 +41,10 @@ type session struct {
 	steps int // see Steps
 
 	// Of the present call only.
-	sites []site // where its announcements stand, for Rewrite
-	first error  // what Inspect returns
-	plain []byte // a line without telnet commands
-	index []int  // of each byte of plain, and of its end, the place in the line
+	sites []site   // where its announcements stand, for Rewrite
+	first error    // what Inspect returns
+	plain []byte   // a line without telnet commands
+	index []uint16 // of each byte of plain, and of its end, the place in the line
 }
 
 // direction is the state of one side's stream.
@@ -229,11 +230,11 @@ func (s *session) fail(off int, err error) {
 	}
 }
 
-// lock ends all trust in a direction.
-func (s *session) lock(dir helpers.Dir) {
+// lock ends all trust in a direction; why is what it looks like.
+func (s *session) lock(dir helpers.Dir, why string) {
 	s.dirs[dir].mode = foreign
 	s.clear()
-	s.first = helpers.ErrForeign
+	s.first = fmt.Errorf("%s: %w", why, helpers.ErrForeign)
 }
 
 // clear forgets the commands that wait for their reply.

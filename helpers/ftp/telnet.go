@@ -11,9 +11,13 @@ const (
 	se   = 240
 )
 
-// strip takes telnet commands and the line end out of a line. index, if not nil, gives for each byte and for the end
-// its place in the line. Both are valid until the next call.
-func (s *session) strip(line []byte) (plain []byte, index []int) {
+// maxStripped bounds what is kept of a line with telnet commands: more than an announcement or a note needs.
+const maxStripped = 2 * maxAnnouncement
+
+// strip takes telnet commands and the line end out of a line, and if there are any, all behind its first maxStripped
+// bytes. index, if not nil, gives for each byte and for the end its place in the line. Both are valid until the next
+// call.
+func (s *session) strip(line []byte) (plain []byte, index []uint16) {
 	if n := len(line); n > 0 && line[n-1] == '\n' {
 		line = line[:n-1]
 	}
@@ -23,10 +27,11 @@ func (s *session) strip(line []byte) (plain []byte, index []int) {
 	if bytes.IndexByte(line, iac) < 0 {
 		return line, nil
 	}
+	line = line[:min(len(line), maxStripped)]
 	plain, index = s.plain[:0], s.index[:0]
 	for i := 0; i < len(line); {
 		if line[i] != iac {
-			plain, index = append(plain, line[i]), append(index, i)
+			plain, index = append(plain, line[i]), append(index, uint16(i))
 			i++
 			continue
 		}
@@ -35,7 +40,7 @@ func (s *session) strip(line []byte) (plain []byte, index []int) {
 		}
 		switch c := line[i+1]; {
 		case c == iac:
-			plain, index = append(plain, iac), append(index, i)
+			plain, index = append(plain, iac), append(index, uint16(i))
 			i += 2
 		case c >= will && c <= dont:
 			i += 3
@@ -49,15 +54,15 @@ func (s *session) strip(line []byte) (plain []byte, index []int) {
 			i += 2
 		}
 	}
-	index = append(index, len(line))
+	index = append(index, uint16(len(line)))
 	s.plain, s.index = plain, index
 	return plain, index
 }
 
 // place is where byte i of a stripped line stands in the line.
-func place(index []int, i int) int {
+func place(index []uint16, i int) int {
 	if index == nil {
 		return i
 	}
-	return index[i]
+	return int(index[i])
 }
