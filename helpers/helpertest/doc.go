@@ -58,6 +58,10 @@ func Check(t testing.TB, h helpers.Helper, script string) {
 		t.Errorf("%v", err)
 		return
 	}
+	if err := declared(h); err != nil {
+		t.Errorf("%s: %v", h.Name, err)
+		return
+	}
 	for seed := range uint64(16) {
 		if err := Verify(h, s, seed); err != nil {
 			t.Errorf("%s, seed %d: %v", h.Name, seed, err)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/helpertest"
@@ -33,7 +34,7 @@ func helper(tr helpers.Transport, bug string) helpers.Helper {
 		Name:      "toy",
 		Transport: tr,
 		Ports:     []uint16{9999},
-		Classes:   []helpers.Class{{Name: "data", Max: 4}},
+		Classes:   []helpers.Class{{Name: "data", Max: 4, Timeout: time.Minute}},
 		Backlog:   256,
 		New:       func() helpers.Session { return &toy{bug: bug} },
 	}
@@ -308,3 +309,86 @@ func TestBugs(t *testing.T) {
 		})
 	}
 }
+
+func TestDeclared(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		spoil func(*helpers.Helper)
+	}{
+		{"long name", func(h *helpers.Helper) { h.Name = "twelve-bytes" }},
+		{"no name", func(h *helpers.Helper) { h.Name = "" }},
+		{"transport", func(h *helpers.Helper) { h.Transport = 1 }},
+		{"no class", func(h *helpers.Helper) { h.Classes = nil }},
+		{"five classes", func(h *helpers.Helper) { h.Classes = append(h.Classes, make([]helpers.Class, 4)...) }},
+		{"no timeout", func(h *helpers.Helper) { h.Classes[0].Timeout = 0 }},
+		{"backlog", func(h *helpers.Helper) { h.Backlog = -1 }},
+		{"no constructor", func(h *helpers.Helper) { h.New = nil }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := helper(helpers.TCP, "")
+			tt.spoil(&h)
+			if got, text := rule(h, dialogue); got != helpertest.Ranges {
+				t.Errorf("broken rule %d, want %d\n%s", got, helpertest.Ranges, text)
+			}
+		})
+	}
+}
+
+// What a script says is compared, and a wrong script is an error that names the line.
+func TestSaid(t *testing.T) {
+	const open = `C: OPEN 192.0.2.2:4000\r\n` + "\n"
+	const expect = `= expect data tcp orig 198.51.100.9:*>192.0.2.2:4000 group 4000 "OPEN"` + "\n"
+	const nat = "nat 192.0.2.2=203.0.113.1\n"
+	for _, tt := range []struct {
+		name, script string
+		want         int // -1: not a script
+	}{
+		{"right", open + expect + `C: OPEN x\n` + "\n" + `= error "at byte 0: malformed end point"` + "\n", 0},
+		{"wrong", open + strings.Replace(expect, "4000", "4001", 1), helpertest.Said},
+		{"left out", open + expect + open, helpertest.Said},
+		{"too much", open + expect + "C: x\n" + expect, helpertest.Said},
+		{"right under NAT", nat + open + `~ OPEN 203.0.113.1:4000\r\n` + "\n", 0},
+		{"held under NAT", nat + "C: OPEN 192.0\n~ \n" + `C: .2.2:4000\r\n` + "\n" + `~ OPEN 203.0.113.1:4000\r\n` + "\n", 0},
+		{"wrong under NAT", nat + open + `~ OPEN 203.0.113.2:4000\r\n` + "\n", helpertest.Said},
+		{"unknown entry", "X: hello\n", -1},
+		{"no colon", "C hello\n", -1},
+		{"bad escape", `C: \q` + "\n", -1},
+		{"bad hex", `C: \x1` + "\n", -1},
+		{"lone backslash", `C: \` + "\n", -1},
+		{"output first", expect, -1},
+		{"flow of two families", "flow 192.0.2.2:1>[2001:db8::1]:2\n", -1},
+		{"flow without port", "flow 192.0.2.2>192.0.2.3:2\n", -1},
+		{"nat without address", "nat 192.0.2.2\n", -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, text := rule(helper(helpers.TCP, ""), tt.script); got != tt.want {
+				t.Errorf("broken rule %d, want %d\n%s", got, tt.want, text)
+			}
+		})
+	}
+}
+
+// A violation's script breaks the same rule again.
+func TestReplay(t *testing.T) {
+	h := helper(helpers.TCP, "fragment")
+	s, err := helpertest.Parse(dialogue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v *helpertest.Violation
+	if err := helpertest.Verify(h, s, 1); !errors.As(err, &v) {
+		t.Fatalf("error %v, want a violation", err)
+	}
+	again, err := helpertest.Parse(v.Script.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.String() != v.Script.String() {
+		t.Errorf("the script is now\n%s, it was\n%s", again, v.Script)
+	}
+	if err := helpertest.Verify(h, again, 1); !errors.As(err, &v) || v.Rule != helpertest.Cuts {
+		t.Errorf("played again: %v, want rule %d", err, helpertest.Cuts)
+	}
+}
+
+func FuzzToy(f *testing.F) { helpertest.Fuzz(f, helper(helpers.TCP, ""), dialogue) }

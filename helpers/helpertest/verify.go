@@ -39,6 +39,35 @@ func Verify(h helpers.Helper, s *Script, seed uint64) error {
 	return natted(h, s, rnd, whole)
 }
 
+// maxName is the longest name of a helper: the kernel's 15 bytes less "cth-".
+const maxName = 11
+
+// declared checks what a helper says of itself.
+func declared(h helpers.Helper) error {
+	what := ""
+	switch {
+	case h.Name == "" || len(h.Name) > maxName:
+		what = fmt.Sprintf("name %q has not 1 to %d bytes", h.Name, maxName)
+	case h.Transport != helpers.TCP && h.Transport != helpers.UDP:
+		what = fmt.Sprintf("transport %v", h.Transport)
+	case len(h.Classes) < 1 || len(h.Classes) > 4:
+		what = fmt.Sprintf("%d classes, want 1 to 4", len(h.Classes))
+	case h.Backlog < 0:
+		what = fmt.Sprintf("backlog %d", h.Backlog)
+	case h.New == nil:
+		what = "no New"
+	}
+	for _, c := range h.Classes {
+		if c.Name == "" || c.Timeout <= 0 {
+			what = fmt.Sprintf("class %q with timeout %v", c.Name, c.Timeout)
+		}
+	}
+	if what != "" {
+		return &Violation{Rule: Ranges, What: what, Script: &Script{}}
+	}
+	return nil
+}
+
 // maxBytewise bounds the scripts that are played byte by byte: the checks copy what is kept at each call.
 const maxBytewise = 2 << 10
 
