@@ -3,6 +3,7 @@ package ftp
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"net/netip"
 
@@ -62,7 +63,10 @@ func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uin
 // restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
 func restore(state []byte) (helpers.Session, error) {
 	body := len(state) - 4
-	if body < 1 || state[0] != version || crc32.ChecksumIEEE(state[:body]) != binary.BigEndian.Uint32(state[body:]) {
+	if body >= 0 && state[0] != version {
+		return nil, fmt.Errorf("ftp: state of version %d, this is %d", state[0], version)
+	}
+	if body < 1 || crc32.ChecksumIEEE(state[:body]) != binary.BigEndian.Uint32(state[body:]) {
 		return nil, errState
 	}
 	r := reader{b: state[1:body]}
