@@ -228,6 +228,8 @@ C: OPEN 300.1.1.1:1\r\nOPEN 192.0.2.2:6000\r\nxyz\r\n
 C: half a line
 S: OPEN 198.51.100.9:5001\r\n
 C: is whole\r\n
+C: OPEN 192.0
+C gap: .2.2:6001\r\nOPEN 192.0.2.2:7000\r\n
 `
 
 // rule is the rule that verify finds broken; 0: none.

@@ -369,6 +369,10 @@ func behind(h helpers.Helper, s *Script, n *nat, turned bool) (*Script, error) {
 	made := s.with(nil)
 	for _, say := range s.Says {
 		d := &p.dirs[say.Dir]
+		if held := d.kept[d.left:]; say.Gap && len(held) > 0 { // they leave before the gap
+			made.Says = append(made.Says, Say{Dir: say.Dir, Data: bytes.Clone(held)})
+			d.left = len(d.kept)
+		}
 		from := len(d.sent)
 		if err := p.feed(say); err != nil {
 			return nil, err
