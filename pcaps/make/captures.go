@@ -194,6 +194,16 @@ var captures = map[string]func(*wire){
 			w.transfer(ftp+":20", fmt.Sprintf("%s:%d", host, 50002+i))
 		}
 	},
+	"tftp": func(w *wire) { // read, and written with an option; the server answers from ports of its own choice
+		w.udp(alice+":50000", ftp+":69", "\x00\x01boot/pxelinux.0\x00octet\x00")
+		w.udp(ftp+":40001", alice+":50000", "\x00\x03\x00\x01data")
+		w.udp(alice+":50000", ftp+":40001", "\x00\x04\x00\x01")
+		w.udp(alice+":50001", ftp+":69", "\x00\x02upload\x00octet\x00blksize\x001428\x00")
+		w.udp(alice+":50001", ftp+":69", "\x00\x02upload\x00octet\x00blksize\x001428\x00")
+		w.udp(ftp+":40002", alice+":50001", "\x00\x06blksize\x001428\x00")
+		w.udp(alice+":50001", ftp+":40002", "\x00\x03\x00\x01data")
+		w.udp(ftp+":40002", alice+":50001", "\x00\x04\x00\x01")
+	},
 	"cut": func(w *wire) { // a snap length of 100 bytes
 		w.snap = 100
 		c := w.login(alice+":50000", ftp+":21")
