@@ -15,16 +15,18 @@ var (
 	commands = []string{
 		`USER x\r\n`, `PORT 192,0,2,2,200,1\r\n`, `PORT 192,0,2,2,200,2\r\n`, `PORT 10,0,0,1,200,2\r\n`, `PORT 1,2\r\n`,
 		`EPRT |1|192.0.2.2|51203|\r\n`, `EPRT |2|2001:db8::1|51203|\r\n`, `LPRT 4,4,192,0,2,2,2,200,4\r\n`,
-		`PASV\r\n`, `pasv\r\n`, `EPSV\r\n`, `EPSV ALL\r\n`, `LPSV\r\n`, `RETR pub/file\r\n`, `LIST\r\n`, `STOR \xff\xffa\r\n`,
-		`ABOR\r\n`, `\xff\xf4\xff\xf2ABOR\r\n`, `REIN\r\n`, `AUTH TLS\r\n`, `AUTH GSSAPI\r\n`, `\r\n`, `\n`, `PO`, `RT 192,0,`,
-		`\x16\x03\x01\x00\x03abc`, `\x17\x03\x03\x00\x20abc`, `\x00\x01\r\n`, `Host: x\r\n`, `GET / HTTP/1.1\r\n`, `P\xff\xf1ASV\r\n`,
+		`PASV\r\n`, `pasv\r\n`, `EPSV\r\n`, `EPSV ALL\r\n`, `LPSV\r\n`, `P\xff\xf1ASV\r\n`, `PO`, `RT 192,0,`,
+		`RETR pub/file\r\n`, `LIST\r\n`, `STOR \xff\xffa\r\n`, `ABOR\r\n`, `\xff\xf4\xff\xf2ABOR\r\n`,
+		`REIN\r\n`, `AUTH TLS\r\n`, `AUTH GSSAPI\r\n`, `\r\n`, `\n`, `\x16\x03\x01\x00\x03abc`,
+		`\x17\x03\x03\x00\x20abc`, `\x00\x01\r\n`, `Host: x\r\n`, `GET / HTTP/1.1\r\n`,
 	}
 	replies = []string{
-		`220 ready\r\n`, `220-ready\r\n227 (1,2,3,4,5,6)\r\n220 ready\r\n`, `120 soon\r\n`, `200 ok\r\n`, `200 ok\r\n`, `500 no\r\n`,
-		`150 go\r\n`, `226 done\r\n`, `150 go\r\n226 done\r\n`, `227 (198,51,100,9,82,9)\r\n`, `227 =198,51,100,9,82,10\r\n`,
-		`227 (10,1,1,1,82,10)\r\n`, `227 no\r\n`, `228 (4,4,198,51,100,9,2,82,11)\r\n`, `229 (|||21004|)\r\n`, `229 ok !!!21005!\r\n`,
-		`227-wait\r\n`, `227 (`, `198,51,100,9,`, `82,9)\r\n`, `234 go\r\n`, `334 go\r\n`, `421 bye\r\n`, `426 aborted\r\n`, `250 ok\r\n`,
-		`\x16\x03\x01\x00\x03abc`, `\x17\x03\x03\x00\x20abc`, `\x00`, `HTTP/1.1 400 no\r\n`, `\xff\xfe\x06200 ok\r\n`, `99 what\r\n`,
+		`220 ready\r\n`, `220-ready\r\n227 (1,2,3,4,5,6)\r\n220 ready\r\n`, `120 soon\r\n`, `200 ok\r\n`, `200 ok\r\n`,
+		`500 no\r\n`, `150 go\r\n`, `226 done\r\n`, `150 go\r\n226 done\r\n`, `227 (198,51,100,9,82,9)\r\n`,
+		`227 =198,51,100,9,82,10\r\n`, `227 (10,1,1,1,82,10)\r\n`, `227 no\r\n`, `228 (4,4,198,51,100,9,2,82,11)\r\n`,
+		`229 (|||21004|)\r\n`, `229 ok !!!21005!\r\n`, `227-wait\r\n`, `227 (`, `198,51,100,9,`, `82,9)\r\n`,
+		`234 go\r\n`, `334 go\r\n`, `421 bye\r\n`, `426 aborted\r\n`, `250 ok\r\n`, `\x16\x03\x01\x00\x03abc`,
+		`\x17\x03\x03\x00\x20abc`, `\x00`, `HTTP/1.1 400 no\r\n`, `\xff\xfe\x06200 ok\r\n`, `99 what\r\n`,
 	}
 )
 

@@ -10,8 +10,8 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
-// State that is wrong though its checksum is right (another program's, a mistake of ours) may be refused or taken, but a
-// session made of it keeps its bounds.
+// State that is wrong though its checksum is right (another program's, a mistake of ours) may be refused or taken, but
+// a session made of it keeps its bounds.
 func TestRestoreWrong(t *testing.T) {
 	client, server := netip.MustParseAddrPort("192.0.2.2:50000"), netip.MustParseAddrPort("198.51.100.9:21")
 	orig := helpers.Tuple{Src: client, Dst: server}

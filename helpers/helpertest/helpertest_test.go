@@ -14,8 +14,8 @@ import (
 	"github.com/cthelperd/cthelperd/helpers/helpertest"
 )
 
-// The toy protocol has lines: "OPEN addr:port" announces an end point of the sender, "NAME text" notes it, "CLOSE" takes
-// it back; anything else means nothing. bug breaks one rule.
+// The toy protocol has lines: "OPEN addr:port" announces an end point of the sender, "NAME text" notes it, "CLOSE"
+// takes it back; anything else means nothing. bug breaks one rule.
 type toy struct {
 	bug   string
 	last  uint64

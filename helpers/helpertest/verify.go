@@ -177,7 +177,7 @@ func gaps(h helpers.Helper, s *Script, rnd *rand.Rand) error {
 		}
 	}
 	if same && !a.all.equal(&b.all) {
-		return a.broken(Gaps, "the outputs after a gap depend on bytes that are lost (- without, + with them before the gap)\n%s",
+		return a.broken(Gaps, "the outputs after a gap depend on lost bytes (- without, + with them before the gap)\n%s",
 			diff(h, &b.all, &a.all))
 	}
 	return nil
