@@ -1,0 +1,11 @@
+// Command cthelperd lets protocols that announce further connections through a firewall. See package daemon.
+package main
+
+import (
+	"os"
+
+	"github.com/cthelperd/cthelperd/daemon"
+	"github.com/cthelperd/cthelperd/helpers/ftp"
+)
+
+func main() { os.Exit(daemon.Main(ftp.Protocol())) }

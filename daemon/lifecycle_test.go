@@ -1,0 +1,323 @@
+package daemon_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func (b *bed) wants(name string, want left) {
+	b.t.Helper()
+	if diff := cmp.Diff(want, b.left()); diff != "" {
+		b.t.Errorf("%s, left in the kernel (-want +got):\n%s", name, diff)
+	}
+}
+
+func (b *bed) works(name string, transfer func() error) {
+	b.t.Helper()
+	if err := transfer(); err != nil {
+		b.t.Fatalf("%s: %v", name, err)
+	}
+}
+
+func (b *bed) fails(name string, transfer func() error) {
+	b.t.Helper()
+	if err := transfer(); err == nil {
+		b.t.Fatalf("%s works, the rules let too much pass", name)
+	}
+}
+
+// both is each lifecycle with and without NAT: under NAT sequence numbers must stay right too.
+func both(t *testing.T, f func(t *testing.T, b *bed)) {
+	for _, masquerade := range []bool{false, true} {
+		name := "routed"
+		if masquerade {
+			name = "masquerade"
+		}
+		t.Run(name, func(t *testing.T) { f(t, newBed(t, masquerade)) })
+	}
+}
+
+func TestStartStop(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		b.fails("a transfer without the daemon", b.connect().passive)
+		for range 2 {
+			d := b.run()
+			c := b.connect()
+			b.works("passive", c.passive)
+			b.works("active", c.active)
+			b.works("passive again", c.passive)
+			d.says("msg=related", 3)
+			log := d.stop()
+			for _, want := range []string{"msg=expect", "msg=counters", "note=EPSV", "note=PORT", " announced=3 related=3 "} {
+				if !strings.Contains(log, want) {
+					t.Errorf("the log does not say %q", want)
+				}
+			}
+			b.wants("after the end", left{})
+			b.works("the control connection goes on", func() error { c.say("NOOP"); c.expect("200"); return nil })
+			b.fails("a transfer after the end", c.passive)
+		}
+	})
+}
+
+func TestTwice(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	out := b.command("run").ends(1)
+	if want := fmt.Sprintf("another cthelperd (process %d) runs in this network namespace", d.cmd.Process.Pid); !strings.Contains(out, want) {
+		t.Errorf("the second says %q, want %q", out, want)
+	}
+	if out := b.command("cleanup").ends(1); !strings.Contains(out, fmt.Sprintf("(process %d)", d.cmd.Process.Pid)) {
+		t.Errorf("cleanup beside a daemon says %q", out)
+	}
+	b.works("a transfer by the first", b.connect().passive)
+	// Another network namespace is another matter.
+	other := newBed(t, false)
+	e := other.run()
+	other.works("a transfer by the daemon of another namespace", other.connect().passive)
+	e.stop()
+	b.works("a transfer by the first, when the other has ended", b.connect().passive)
+	d.stop()
+}
+
+func TestQueueTaken(t *testing.T) {
+	b := newBed(t, false)
+	d := b.command("run")
+	d.says("msg=ready", 1)
+	// Without its lock file a second daemon gets as far as the queue.
+	locks, err := filepath.Glob("/run/cthelperd/*.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range locks {
+		if pid, _ := os.ReadFile(l); strings.TrimSpace(string(pid)) == fmt.Sprint(d.cmd.Process.Pid) {
+			os.Remove(l)
+		}
+	}
+	out := b.command("run").ends(1)
+	for _, want := range []string{"queue 2021 is served by another socket", "queue: {number: N}"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the second says %q, want %q", out, want)
+		}
+	}
+	b.works("a transfer by the first", b.connect().passive)
+}
+
+func TestNotPermitted(t *testing.T) {
+	b := newBed(t, false)
+	p := b.command("version")
+	p.ends(0)
+	for _, args := range [][]string{{"run"}, {"cleanup"}} {
+		out, err := b.as(65534, args...)
+		if err == nil || !strings.Contains(out, "not permitted") || !strings.Contains(out, "CAP_NET_ADMIN") {
+			t.Errorf("%v as nobody: %v, %q", args, err, out)
+		}
+	}
+}
+
+func TestKill(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		d := b.run()
+		c := b.connect()
+		b.works("active", c.active)
+		pending := c.epsv()
+		d.kill()
+		b.works("the control connection goes on without a daemon", func() error { c.say("NOOP"); c.expect("200"); return nil })
+		b.works("what was announced before", func() error { return c.read(pending) })
+		b.fails("a new announcement without a daemon", c.passive)
+		b.works("a new control connection without a daemon", func() error { b.connect(); return nil })
+
+		d = b.run()
+		b.works("passive on the old connection", c.passive)
+		b.works("active on the old connection", c.active)
+		b.works("passive on a new connection", b.connect().passive)
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+func TestCleanup(t *testing.T) {
+	b := newBed(t, true)
+	d := b.run()
+	c := b.connect()
+	c.epsv()
+	d.kill()
+	if l := b.left(); !l.Table || l.Shadows == 0 || l.Expectations == 0 {
+		t.Fatalf("a killed daemon left %+v, want a table, a shadow and an expectation", l)
+	}
+	b.command("cleanup").ends(0)
+	b.wants("after cleanup", left{})
+	if out := b.command("cleanup").ends(0); out == "" {
+		t.Error("cleanup of nothing says nothing")
+	}
+	if l, _ := filepath.Glob("/run/cthelperd/*.lock"); len(l) > 0 {
+		t.Errorf("locks left: %v", l)
+	}
+}
+
+func TestReload(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		file := b.config("log: {level: debug}\n")
+		d := b.run("--config", file)
+		c := b.connect()
+		b.works("active", c.active)
+		pending := c.epsv()
+
+		writeFile(t, file, "log: {level: debug}\nhelpers: {ftp: {ports: [2121, 21]}}\n")
+		d.signal(unix.SIGHUP)
+		d.says("msg=reloaded", 1)
+		b.works("what was announced before the reload", func() error { return c.read(pending) })
+		b.works("active after the reload", c.active)
+		b.works("passive after the reload", c.passive)
+		newFTPServer(t, b.server, serverAddr+":2121")
+		b.works("passive at the new port", newFTPClient(t, b.client, serverAddr+":2121").passive)
+
+		writeFile(t, file, "helpers:\n  fpt: {}\n")
+		d.signal(unix.SIGHUP)
+		d.says("the old one goes on", 1)
+		d.says(file+":2:3: unknown key", 1)
+		b.works("passive after a reload that failed", c.passive)
+
+		writeFile(t, file, "queue: {number: 3}\n")
+		d.signal(unix.SIGHUP)
+		d.says("the old one goes on", 2)
+		b.works("active after another reload that failed", c.active)
+
+		writeFile(t, file, "helpers: {ftp: {ports: 2121}}\n")
+		d.signal(unix.SIGHUP)
+		d.says("msg=reloaded", 2)
+		b.fails("passive at a port that is no more read", b.connect().passive)
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+func TestStateOverRestart(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		state := filepath.Join(t.TempDir(), "state")
+		file := b.config("state: %s\n", state)
+		d := b.run("--config", file)
+		c := b.connect()
+		b.works("active", c.active)
+		used := c.epsv()
+		d.stop()
+		l := b.left()
+		if l.Table || l.Queue || l.Shadows == 0 || l.Expectations != 1 {
+			t.Errorf("after the end with a state file %+v is left, want a shadow and the expectation", l)
+		}
+		if info, err := os.Stat(state); err != nil || info.Mode() != 0o600 {
+			t.Fatalf("state file: %v, %v", info, err)
+		}
+		b.works("what was announced, between two daemons", func() error { return c.read(used) })
+
+		d = b.run("--config", file)
+		d.says("took over from an earlier run", 1)
+		if _, err := os.Stat(state); !os.IsNotExist(err) {
+			t.Errorf("the state file that was read: %v, want it gone", err)
+		}
+		b.works("passive after the restart", c.passive)
+		b.works("active after the restart", c.active)
+
+		pending := c.epsv()
+		d.stop()
+		d = b.run("--config", file)
+		b.works("what was announced, after the restart", func() error { return c.read(pending) })
+		d.says("msg=related", 3)
+		d.stop()
+
+		// A state that cannot be used is said, and ignored.
+		writeFile(t, state, "garbage")
+		d = b.run("--config", file)
+		d.says("the state file is not used", 1)
+		b.works("passive after a damaged state", c.passive)
+		b.works("active after a damaged state", c.active)
+		d.kill()
+		b.command("cleanup").ends(0)
+		b.wants("after cleanup", left{})
+	})
+}
+
+func TestNotify(t *testing.T) {
+	b := newBed(t, false)
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	told := func(want string) {
+		t.Helper()
+		buf := make([]byte, 200)
+		socket.SetReadDeadline(time.Now().Add(patience))
+		n, err := socket.Read(buf)
+		if err != nil || !strings.HasPrefix(string(buf[:n]), want) {
+			t.Errorf("the service manager was told %q (%v), want %s", buf[:n], err, want)
+		}
+	}
+	d := b.command("run")
+	told("READY=1")
+	d.signal(unix.SIGHUP)
+	told("RELOADING=1\nMONOTONIC_USEC=")
+	told("READY=1")
+	d.signal(unix.SIGUSR1)
+	d.says("msg=counters", 1)
+	d.signal(unix.SIGTERM)
+	told("STOPPING=1")
+	d.ends(0)
+}
+
+func TestRulesOfTheAdministrator(t *testing.T) {
+	b := newBed(t, false)
+	file := b.config("rules: none\n")
+	d := b.run("--config", file)
+	c := b.connect()
+	b.fails("without rules that queue", c.passive)
+	b.install(b.command("rules", "--config", file).ends(0))
+	b.works("passive", c.passive)
+	b.works("active", b.connect().active)
+	d.stop()
+	b.wants("after the end", left{})
+}
+
+func TestUsage(t *testing.T) {
+	b := newBed(t, false)
+	bad := b.config("policy: {lat: refuse}\n")
+	good := b.config("policy: {late: refuse}\n")
+	tests := []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"help", []string{"--help"}, 0, "cthelperd run --config"},
+		{"help of a command", []string{"run", "--help"}, 0, "SIGUSR1 logs the counters"},
+		{"nothing", nil, 2, "Usage: cthelperd"},
+		{"unknown command", []string{"rum"}, 2, `did you mean "run"`},
+		{"unknown flag", []string{"run", "--port", "1"}, 2, "unknown flag --port"},
+		{"check", []string{"check"}, 0, "the built-in configuration is fine: ftp (tcp 21)."},
+		{"check a good file", []string{"check", "--config", good}, 0, "is fine: ftp (tcp 21)."},
+		{"check a bad file", []string{"check", "--config", bad}, 1, bad + `:1:10: unknown key "lat" in policy: did you mean late?`},
+		{"check a missing file", []string{"check", "--config", "/nowhere"}, 1, "/nowhere: no such file"},
+		{"run with a bad file", []string{"run", "--config", bad}, 1, "unknown key"},
+		{"rules", []string{"rules"}, 0, "queue"},
+		{"doctor", []string{"doctor"}, 0, "nf_conntrack_expect_max"},
+		{"version", []string{"version"}, 0, "cthelperd "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if out := b.command(tt.args...).ends(tt.code); !strings.Contains(strings.ToLower(out), strings.ToLower(tt.want)) {
+				t.Errorf("it says %q, want %q", out, tt.want)
+			}
+		})
+	}
+	b.wants("after all of them", left{})
+}

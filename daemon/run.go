@@ -1,0 +1,303 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/internal/rules"
+	"github.com/cthelperd/cthelperd/queue"
+)
+
+type runCommand struct{ configFile }
+
+// Help is the text behind the flags.
+func (runCommand) Help() string {
+	return `Without a configuration every helper reads its standard ports, the table inet cthelperd is installed, and all is
+removed at the end. One daemon is enough for a network namespace; in another one: ip netns exec NAME cthelperd run.
+
+Signals: SIGTERM and SIGINT end it, SIGHUP reads the configuration again, SIGUSR1 logs the counters.
+
+Examples:
+
+  cthelperd run
+  cthelperd run --config /etc/cthelperd.yaml`
+}
+
+func (c runCommand) Run(p *program) (err error) {
+	cfg, err := c.load(p)
+	if err != nil {
+		return err
+	}
+	if err := permitted(); err != nil {
+		return err
+	}
+	out := newLogWriter(p.stderr, cfg.Log)
+	defer out.close()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1)
+	defer signal.Stop(signals)
+
+	d := &daemon{
+		load: func() (*config.Config, error) { return c.load(p) },
+		cfg:  cfg,
+		out:  out,
+		log:  newLogger(out, cfg.Log),
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.start(); err != nil {
+		return err
+	}
+	return d.loop(signals)
+}
+
+// permitted says early and clearly what would fail later and anyhow.
+func permitted() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData // the kernel writes two of version 3
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("ask for the process's capabilities: %w", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return errors.New("not permitted: it changes netfilter tables, run it as root or with CAP_NET_ADMIN")
+	}
+	return nil
+}
+
+// daemon is a running cthelperd. One goroutine has it.
+type daemon struct {
+	load func() (*config.Config, error)
+	cfg  *config.Config
+	out  *logWriter
+	log  *slog.Logger
+
+	lock     *lock
+	place    place
+	features rules.Features
+	tables   *tables
+	engine   *engine.Engine
+	queue    *queue.Queue
+	running  bool   // everything is in place
+	saved    bool   // the state was loaded from the file, which is of no more use
+	failed   uint64 // verdicts that could not be sent
+	cut      uint64 // packets that were longer than a queue can show
+}
+
+// start puts everything in place, rules last: from then on packets come.
+func (d *daemon) start() (err error) {
+	if d.lock, err = takeLock(lockFolder); err != nil {
+		return err
+	}
+	if d.place, err = here(); err != nil {
+		return err
+	}
+	if d.features, err = rules.Probe(); err != nil {
+		return err
+	}
+	if d.tables, err = openTables(d.cfg, d.log); err != nil {
+		return err
+	}
+	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
+		return err
+	}
+	d.takeOver()
+	if err := d.openQueue(); err != nil {
+		return err
+	}
+	if err := rules.Install(d.rulesConfig(d.cfg)); err != nil {
+		return err
+	}
+	d.running = true
+	if d.saved { // a later start must not take it for its own
+		if err := os.Remove(d.cfg.State); err != nil {
+			d.log.Warn("the state file that was read cannot be removed", "file", d.cfg.State, "error", err)
+		}
+	}
+	d.log.Info("ready", "version", version(), "helpers", helperNames(d.cfg.Helpers()), "queue", d.cfg.Queue.Number,
+		"rules", string(d.cfg.Rules), "expectations", d.tables.way())
+	d.notify(systemd.SdNotifyReady)
+	return nil
+}
+
+// takeOver goes on with what an earlier run left, if it is there and whole.
+func (d *daemon) takeOver() {
+	if d.cfg.State == "" {
+		return
+	}
+	state, err := readState(d.cfg.State, d.place)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = d.engine.Load(state)
+	}
+	if err != nil {
+		d.log.Warn("the state file is not used: sessions begin anew", "file", d.cfg.State, "error", err)
+		return
+	}
+	d.saved = true
+	s := d.engine.Stats()
+	d.log.Info("took over from an earlier run", "file", d.cfg.State, "flows", s.Flows, "sessions", s.Sessions, "pending", s.Pending)
+	d.resync()
+}
+
+func (d *daemon) openQueue() (err error) {
+	d.queue, err = queue.Open(queue.Config{
+		Number:    d.cfg.Queue.Number,
+		Length:    d.cfg.Queue.Length,
+		FailOpen:  !d.cfg.FailClosed,
+		Conntrack: d.features.Conntrack,
+	})
+	if taken := (*queue.TakenError)(nil); errors.As(err, &taken) {
+		return fmt.Errorf("%w, by queue: {number: N} in the configuration", err)
+	}
+	return err
+}
+
+// loop works until a signal or a failure ends it.
+func (d *daemon) loop(signals <-chan os.Signal) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case batch, ok := <-d.queue.Packets():
+			if !ok {
+				return fmt.Errorf("queue %d: %w", d.cfg.Queue.Number, d.queue.Err())
+			}
+			d.packets(batch)
+		case ev, ok := <-d.tables.events:
+			if !ok {
+				return fmt.Errorf("connection tracking events: %w", d.tables.failed)
+			}
+			d.event(ev)
+		case <-timer.C:
+			d.drive(d.engine.Tick(time.Now()))
+		case sig := <-signals:
+			switch sig {
+			case unix.SIGHUP:
+				d.reload()
+			case unix.SIGUSR1:
+				d.summary()
+			default:
+				d.log.Info("ending", "signal", sig.String())
+				return nil
+			}
+		}
+		if next := d.engine.Next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(max(time.Until(next), tick))
+		}
+	}
+}
+
+// tick is how often the engine's clock is looked at, at most.
+const tick = time.Millisecond
+
+// packets hands packets to the engine.
+func (d *daemon) packets(batch []queue.Packet) {
+	for i := range batch {
+		p := &batch[i]
+		if p.Truncated { // it must go as it came
+			d.cut++
+			d.verdict(engine.Verdict{ID: uint64(p.ID)})
+			continue
+		}
+		in := engine.Packet{ID: uint64(p.ID), Time: p.Time, Data: p.Data}
+		if p.Conntrack != nil {
+			in.Conn = d.tables.packetConn(p)
+		}
+		d.drive(d.engine.Handle(in))
+	}
+}
+
+// drive carries out a step of the engine.
+func (d *daemon) drive(s *engine.Step) { engine.Drive(d.engine, s, d.tables, d.verdict) }
+
+func (d *daemon) verdict(v engine.Verdict) {
+	if err := d.queue.Verdict(uint32(v.ID), v.Data); err != nil {
+		if d.failed++; d.failed == 1 {
+			d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
+		}
+	}
+}
+
+func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
+	c := cfg.Engine()
+	c.Lookup = d.lookup
+	c.Record = func(ev *engine.Event) { logEvent(d.log, ev) }
+	return c
+}
+
+// reload changes what the configuration says; if it is wrong, all stays.
+func (d *daemon) reload() {
+	d.notify(reloading())
+	defer d.notify(systemd.SdNotifyReady)
+	cfg, err := d.load()
+	if err == nil {
+		err = d.change(cfg)
+	}
+	if err != nil {
+		d.log.Error("the configuration is not used, the old one goes on", "error", err)
+		return
+	}
+	d.log.Info("reloaded", "helpers", helperNames(cfg.Helpers()))
+}
+
+func (d *daemon) change(cfg *config.Config) error {
+	if cfg.Queue != d.cfg.Queue || cfg.FailClosed != d.cfg.FailClosed {
+		return errors.New("queue and fail cannot change while packets wait: restart instead")
+	}
+	if err := d.tables.reload(cfg); err != nil {
+		return err
+	}
+	if err := d.engine.Reload(d.engineConfig(cfg)); err != nil {
+		return errors.Join(err, d.tables.reload(d.cfg))
+	}
+	if err := rules.Install(d.rulesConfig(cfg)); err != nil {
+		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg))
+	}
+	d.cfg = cfg
+	d.log = newLogger(d.out, cfg.Log)
+	return nil
+}
+
+// summary logs the counters.
+func (d *daemon) summary() {
+	e := d.engine.Stats()
+	args := []any{
+		"packets", e.Packets, "announced", e.Announced, "related", e.Related, "edits", e.Edits,
+		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
+		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
+		"verdicts-failed", d.failed, "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
+	}
+	var refused, wrong []any
+	for _, r := range slices.Sorted(maps.Keys(e.Refused)) {
+		refused = append(refused, slog.Uint64(string(r), e.Refused[r]))
+	}
+	for _, h := range slices.Sorted(maps.Keys(e.Errors)) {
+		wrong = append(wrong, slog.Uint64(h, e.Errors[h]))
+	}
+	args = append(args, slog.Group("refused", refused...), slog.Group("errors", wrong...))
+	if q, err := d.queue.Stats(); err == nil {
+		args = append(args, slog.Group("queue", "received", q.Received, "verdicts", q.Verdicts, "overruns", q.Overruns,
+			"unknown", q.Unknown, "refused", q.Refused, "dropped", q.Kernel.Dropped, "user-dropped", q.Kernel.UserDropped))
+	}
+	d.log.Info("counters", args...)
+}
+
+func (d *daemon) notify(state string) {
+	if err := notify(state); err != nil {
+		d.log.Warn("the service manager cannot be told", "error", err)
+	}
+}

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"errors"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/cthelperd/cthelperd/internal/rules"
+)
+
+// drainTime bounds how long the end of the daemon waits for packets that are still in the queue.
+const drainTime = time.Second
+
+// close takes away what start put in place, as far as it came: no packet is lost, and nothing stays but what a state file
+// is to bring back.
+func (d *daemon) close() (err error) {
+	if d.running {
+		d.notify(systemd.SdNotifyStopping)
+		err = errors.Join(rules.Clear(), d.drain())
+		d.leave()
+		d.summary()
+		d.running = false
+	}
+	if d.lock != nil && d.queue != nil {
+		err = errors.Join(err, rules.Remove())
+	}
+	if d.queue != nil {
+		err = errors.Join(err, d.queue.Close())
+	}
+	if d.tables != nil {
+		err = errors.Join(err, d.tables.close())
+	}
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.release())
+	}
+	return err
+}
+
+// drain gives the verdicts of all packets that wait, now that no more come.
+func (d *daemon) drain() error {
+	const pause = 10 * time.Millisecond
+	deadline := time.Now().Add(drainTime)
+	for {
+		for more := true; more; {
+			select {
+			case batch, ok := <-d.queue.Packets():
+				if !ok {
+					return d.queue.Err()
+				}
+				d.packets(batch)
+			case <-time.After(pause):
+				more = false
+			}
+		}
+		d.drive(d.engine.Release())
+		s, err := d.queue.Stats()
+		if err != nil || s.Kernel.Waiting == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			d.log.Warn("packets wait in the queue and are dropped", "packets", s.Kernel.Waiting)
+			return nil
+		}
+	}
+}
+
+// leave writes the state, or removes shadows and expectations if there is no file for it.
+func (d *daemon) leave() {
+	if d.cfg.State != "" {
+		state, err := d.engine.Save()
+		if err == nil {
+			err = writeState(d.cfg.State, d.place, state)
+		}
+		if err == nil {
+			d.log.Info("state written", "file", d.cfg.State)
+			return
+		}
+		d.log.Error("the state cannot be written: what was announced is closed", "file", d.cfg.State, "error", err)
+	}
+	d.drive(d.engine.Stop(time.Now()))
+}
