@@ -17,7 +17,7 @@ import (
 // Frame is one frame of a capture.
 type Frame struct {
 	Number uint64    // counts from 1 over the whole file, as tshark's frame.number does
-	Time   time.Time // UTC; of a frame without time stamp (simple packet block) the one before
+	Time   time.Time // UTC; of a frame without time stamp (simple packet block) that of the one before
 	// IP is a whole packet from the IP header on, without padding, valid until the next call of Next. It is nil if the
 	// frame carries none, or only a fragment that does not complete its datagram. A packet that the capture cut short
 	// looks like a shorter one: its lengths are those of what is there.
@@ -80,7 +80,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{records: records}, nil
+	return &Reader{records: records, last: time.Unix(0, 0).UTC()}, nil
 }
 
 func openFormat(src *source) (records, error) {

@@ -109,6 +109,11 @@ func TestFormats(t *testing.T) {
 			),
 			[]frame{{1, micro, string(ip)}, {2, micro, ""}, {3, micro, string(ip)}},
 		},
+		{
+			"pcapng, simple packet blocks only",
+			slices.Concat(section(le), block(le, 1, uint16(101), uint16(0), uint32(0)), block(le, 3, uint32(len(ip)), ip)),
+			[]frame{{1, time.Unix(0, 0).UTC(), string(ip)}},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
