@@ -57,7 +57,7 @@ func Text(cfg Config) (string, error) {
 
 const (
 	textHead = `cthelperd installs its rules by itself. These are the same for a rule set that you keep yourself; the
-configuration then says "rules: manual".
+configuration then says "rules: none".
 `
 	textNFT = `They load with "nft -f": the table is replaced as a whole. Packets of control connections are queued behind NAT
 and behind all filters, so only what you accept is read.`
@@ -65,7 +65,7 @@ and behind all filters, so only what you accept is read.`
 last table in POSTROUTING before NAT is mangle. So these commands leave out connections under source NAT and the first
 datagram of each UDP flow. For those only cthelperd's own table will do (by netlink it puts the target NFQUEUE behind
 NAT).`
-	textOwn = `With "rules: manual" cthelperd still installs this table of its own.
+	textOwn = `With "rules: none" cthelperd still installs this table of its own.
 `
 	textOwnObject = `The nft command cannot load it, as it refuses an object of size 0; without the object the length of a rewritten
 message cannot change under NAT.`
