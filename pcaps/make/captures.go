@@ -204,6 +204,14 @@ var captures = map[string]func(*wire){
 		w.udp(alice+":50001", ftp+":40002", "\x00\x03\x00\x01data")
 		w.udp(ftp+":40002", alice+":50001", "\x00\x04\x00\x01")
 	},
+	"port-taken": func(w *wire) { // more clients than ports that are tried; all behind one address under NAT
+		for i := range 66 {
+			host := fmt.Sprintf("192.0.2.%d", 10+i)
+			c := w.login(host+":50000", ftp+":21")
+			c.says(client, "PORT "+numbers(host+":50001")+"\r\n")
+			w.wait(time.Second)
+		}
+	},
 	"cut": func(w *wire) { // a snap length of 100 bytes
 		w.snap = 100
 		c := w.login(alice+":50000", ftp+":21")
