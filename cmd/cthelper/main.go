@@ -1,0 +1,11 @@
+// Command cthelper replays captures through the protocol helpers. See package cli.
+package main
+
+import (
+	"os"
+
+	"github.com/cthelperd/cthelperd/cli"
+	"github.com/cthelperd/cthelperd/helpers/ftp"
+)
+
+func main() { os.Exit(cli.Main(ftp.Protocol())) }
