@@ -36,7 +36,8 @@ type Record struct {
 	Old       *string          `json:"old,omitempty"`
 	New       *string          `json:"new,omitempty"`
 	Reason    string           `json:"reason,omitempty"`
-	At        string           `json:"at,omitempty"`
+	Text      string           `json:"text,omitempty"` // of an error: what was wrong
+	At        string           `json:"at,omitempty"`   // where the other side sees To
 }
 
 // timeLayout is RFC 3339 in UTC with microseconds.
@@ -70,10 +71,7 @@ func newRecord(file string, frame uint64, when time.Time, ev *engine.Event, nat 
 		before, after := text(string(ev.Old)), text(string(ev.New))
 		r.Offset, r.Old, r.New = &ev.Offset, &before, &after
 	case engine.EventError:
-		r.Dir, r.Reason = ev.Dir.String(), string(ev.Reason)
-		if ev.Text != "" {
-			r.Reason = text(ev.Text)
-		}
+		r.Dir, r.Reason, r.Text = ev.Dir.String(), string(ev.Reason), text(ev.Text)
 		offset := ev.Offset
 		r.Offset = &offset
 	}

@@ -29,7 +29,7 @@ func Run(file string, from io.Reader, opt Options, emit func(*Record) error) (ca
 	r := &run{file: file, emit: emit, memory: expect.NewMemory(), nat: newTranslator(opt.NAT)}
 	r.connections = newConnections(serverPorts(opt.Engine.Helpers), r.nat, r.ended)
 	cfg := opt.Engine
-	cfg.Record, cfg.Lookup = r.record, r.lookup
+	cfg.Record, cfg.Lookup = r.record, nil // every packet comes with its connection
 	if r.engine, err = engine.New(cfg); err != nil {
 		return capture.Stats{}, err
 	}
@@ -145,16 +145,6 @@ func (r *run) drive(s *engine.Step) { engine.Drive(r.engine, s, r, nil) }
 // ended tells the engine that the connection table forgot a connection.
 func (r *run) ended(conn *connection) {
 	r.drive(r.engine.Ended(conn.Transport, conn.Orig, 0, r.now))
-}
-
-// lookup finds the connection of a packet by the tuple that was seen behind NAT.
-func (r *run) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
-	for _, table := range []map[connKey]*connection{r.connections.replies, r.connections.origs} {
-		if conn := table[connKey{t, seen.Turned()}]; conn != nil {
-			return conn.Conn, nil
-		}
-	}
-	return engine.Conn{}, errors.New("no such connection")
 }
 
 // Do carries out a request of the engine in memory.

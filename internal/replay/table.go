@@ -100,12 +100,11 @@ func (r *Record) what() string {
 	if r.Note != "" {
 		word("%q", r.Note)
 	}
+	if r.Text != "" {
+		word("%s", graphic(r.Text))
+	}
 	if r.Reason != "" {
-		if r.Event == engine.EventError {
-			word("%s", graphic(r.Reason))
-		} else {
-			word("(%s)", r.Reason)
-		}
+		word("(%s)", r.Reason)
 	}
 	return b.String()
 }

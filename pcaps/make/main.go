@@ -15,7 +15,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: make DIRECTORY")
 		os.Exit(2)
 	}
-	for name, write := range captures {
+	for name, write := range captures() {
 		if err := os.WriteFile(filepath.Join(os.Args[1], name+".pcap"), build(write), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
