@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -42,11 +43,16 @@ type Config struct {
 	Helpers []helpers.Helper // Ports resolved from the configuration
 	Policy  Policy
 	Limits  Limits
-	// Lookup finds the connection of a packet that was seen, after NAT, with the tuple seen. An error: the packet passes.
+	// Lookup finds the connection of a packet that was seen, after NAT, with the tuple seen. An error: the packet passes;
+	// but a UDP datagram of no connection (ErrNotTracked) to or from a helper's port is taken for the first one of a
+	// connection without NAT, which conntrack enters after the verdict only.
 	Lookup func(t helpers.Transport, seen helpers.Tuple) (Conn, error)
 	// Record gets every event in order, during the calls below. The event's bytes are valid during the call.
 	Record func(*Event)
 }
+
+// ErrNotTracked is Lookup's answer if there is no such connection.
+var ErrNotTracked = errors.New("connection is not tracked")
 
 // Policy says who may announce what. It is the same for all helpers.
 type Policy struct {
@@ -131,12 +137,17 @@ const (
 	RefuseLockIn         Reason = "lock-in"
 	RefuseKernel         Reason = "kernel"    // the kernel refused: the packet passes unchanged
 	RefuseNoAdjust       Reason = "no-adjust" // the rewrite would change lengths and the kernel cannot adjust this flow
+	RefuseHeldOut        Reason = "held-out"  // its first bytes left, unchanged, before they could be rewritten
 
 	CancelEnded     Reason = "ended"    // the helper said so
 	CancelReplaced  Reason = "replaced" // the helper said so in the segment that announced a newer one
 	CancelExpired   Reason = "expired"
 	CancelEvicted   Reason = "evicted" // taken out by somebody else (the kernel, an administrator)
 	CancelFlowEnded Reason = "flow-ended"
+
+	ErrorForeign  Reason = "foreign"  // not the helper's protocol: this direction is not read any more
+	ErrorParse    Reason = "parse"    // one message was not understood
+	ErrorContract Reason = "contract" // the helper broke the contract; what it wanted was not done
 )
 
 // Event is the one record of what the engine saw and did: it feeds log, counters and replay's JSON Lines.

@@ -1,59 +1,462 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
 // Engine is one shard: it handles the packets of one queue, one call at a time.
-type Engine struct{}
+type Engine struct {
+	helpers map[string]*helper
+	ports   map[port]*helper
+	policy  Policy
+	limits  Limits
+	lookup  func(helpers.Transport, helpers.Tuple) (Conn, error)
+	record  func(*Event)
+
+	flows          map[key]*flow // each by both its keys
+	count          int           // flows
+	newest, oldest *flow
+	sessions       map[uint64]*session
+	pairs          map[pair]*session
+	entries        map[expect.ID]*entry
+	ends           map[end]*entry // by where it is seen
+	peers          map[netip.Addr]*peer
+	sweep          int // peers at which those that say nothing are thrown away
+	pending        int
+	mappings       int // entries
+	memory         int // stream bytes that are kept
+	tickets        map[Ticket]*job
+	timers         timers
+	last           names
+
+	now        time.Time // of the newest packet or Tick
+	cause      cause
+	ticking    bool // a Tick was interrupted by a ticket
+	overflowed bool // packets were lost before they came here
+	step       Step
+	out        []byte // packets of the step's verdicts
+	bytes      []byte
+	event      Event
+	scratch    helpers.Result
+	jobs       []*job // not in use
+	stats      Stats
+}
+
+// names are the last ones given.
+type names struct {
+	Flow, Session, Expectation, Ticket uint64
+}
+
+// port is what a helper's flows are found by.
+type port struct {
+	transport helpers.Transport
+	number    uint16
+}
 
 // New makes an engine. An error names the helper that breaks the contract (two helpers on a port, a name too long).
-func New(cfg Config) (*Engine, error) { panic("todo") }
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{
+		flows: map[key]*flow{}, sessions: map[uint64]*session{}, pairs: map[pair]*session{},
+		entries: map[expect.ID]*entry{}, ends: map[end]*entry{}, peers: map[netip.Addr]*peer{},
+		tickets: map[Ticket]*job{},
+		stats:   Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
+	}
+	return e, e.Reload(cfg)
+}
 
 // Handle takes one packet.
-func (e *Engine) Handle(p Packet) *Step { panic("todo") }
+func (e *Engine) Handle(p Packet) *Step {
+	e.begin(p.Time)
+	e.stats.Packets++
+	e.handle(&p)
+	return &e.step
+}
+
+// begin empties the Step. Time never goes back.
+func (e *Engine) begin(now time.Time) {
+	clear(e.step.Requests)
+	e.step = Step{Requests: e.step.Requests[:0], Verdicts: e.step.Verdicts[:0]}
+	e.out = e.out[:0]
+	if now.After(e.now) {
+		e.now = now
+	}
+}
+
+// handle takes a packet for the first time, or after it has waited for its session.
+func (e *Engine) handle(p *Packet) {
+	var v packet.View
+	if v.Decode(p.Data) != nil {
+		e.stats.Undecodable++
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
+		return
+	}
+	f, dir := e.find(p, &v)
+	if f == nil {
+		e.stats.Unknown++
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
+		return
+	}
+	if p.Conn != nil {
+		f.mark = p.Conn.Mark
+	}
+	e.recent(f)
+	if f.closed {
+		e.pass(f, dir, p.ID, &v)
+		return
+	}
+	if s := f.session; s.job != nil {
+		if len(s.queue) == maxQueue {
+			e.overtake(f, dir, p, &v)
+			return
+		}
+		q := *p
+		q.Data = append([]byte(nil), p.Data...)
+		if p.Conn != nil {
+			c := *p.Conn
+			q.Conn = &c
+		}
+		s.queue = append(s.queue, q)
+		return
+	}
+	e.cause = cause{packet: p.ID, time: p.Time, dir: dir}
+	if v.Transport() == helpers.UDP {
+		e.datagram(f, dir, p, &v)
+	} else {
+		e.segment(f, dir, p, &v)
+	}
+}
+
+// overtake lets a packet go before those that wait for their session: they are too many. What is in it is not read.
+func (e *Engine) overtake(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
+	if d := &f.dirs[dir]; f.nat != nil && d.known && v.Transport() == helpers.TCP {
+		if end := v.Seq() + uint32(len(v.Payload())); ahead(end, d.released) < window {
+			d.release(end)
+		}
+	}
+	e.stats.HeldOut++
+	e.pass(f, dir, p.ID, v)
+}
 
 // Resume goes on where a Step with a Ticket stopped; answers are those to its Requests, one each, in order.
-func (e *Engine) Resume(t Ticket, answers []error) *Step { panic("todo") }
+func (e *Engine) Resume(t Ticket, answers []error) *Step {
+	j := e.tickets[t]
+	delete(e.tickets, t)
+	if j == nil {
+		e.begin(e.now)
+		return &e.step
+	}
+	e.begin(e.now)
+	if j.abandoned {
+		e.takeBack(j, answers)
+		return &e.step
+	}
+	e.cause = j.cause
+	f, s := j.flow, j.flow.session
+	e.answered(j, answers)
+	if s.job == nil {
+		e.pump(f)
+		e.settle(f)
+		e.finish(f)
+		e.drain(s)
+	}
+	if e.ticking {
+		e.expire()
+	}
+	return &e.step
+}
+
+// takeBack asks to remove what was placed for a job whose packets have left meanwhile.
+func (e *Engine) takeBack(j *job, answers []error) {
+	for i := range j.plans {
+		if p := &j.plans[i]; p.place && p.request < len(answers) && answers[p.request] == nil {
+			e.request(Request{Remove: p.told.ID})
+		}
+	}
+}
+
+// drain handles the packets that waited for a session, until it waits again.
+func (e *Engine) drain(s *session) {
+	for s.job == nil && len(s.queue) > 0 {
+		p := s.queue[0]
+		s.queue[0] = Packet{}
+		if s.queue = s.queue[1:]; len(s.queue) == 0 {
+			s.queue = nil
+		}
+		e.handle(&p)
+	}
+	e.maybeOver(s)
+}
+
+// finish closes a flow of which both ends have said that they send no more, or that is gone.
+func (e *Engine) finish(f *flow) {
+	switch {
+	case !f.idle():
+	case f.ended:
+		e.drop(f)
+	case !f.closed && f.dirs[0].ended && f.dirs[1].ended:
+		e.close(f)
+	}
+}
 
 // Tick lets go what waited too long and expires what has run out at now.
-func (e *Engine) Tick(now time.Time) *Step { panic("todo") }
+func (e *Engine) Tick(now time.Time) *Step {
+	e.begin(now)
+	e.ticking = true
+	e.expire()
+	return &e.step
+}
 
 // Next is when Tick has something to do; zero: nothing waits.
-func (e *Engine) Next() time.Time { panic("todo") }
+func (e *Engine) Next() time.Time {
+	if len(e.timers) == 0 {
+		return time.Time{}
+	}
+	return e.timers[0].when
+}
 
 // Related says that the table met an expectation: c is the new connection, first seen in packet (0: not known). A
 // connection that no expectation of this engine led to is ignored.
-func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step { panic("todo") }
+func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
+	e.begin(now)
+	x := e.match(&c, func(x *entry) bool { return x.pending })
+	if x == nil {
+		return &e.step
+	}
+	e.cause = cause{packet: packet, time: now}
+	e.stats.Related++
+	ev := x.event()
+	ev.Kind, ev.Flow, ev.FlowProto = EventRelated, c.Orig, c.Transport
+	ev.Announced, ev.Note = x.announced, x.note
+	e.tell(ev)
+	if !x.said.Permanent {
+		e.settledEntry(x)
+	}
+	x.used, x.usedBy = true, pack(c.Transport, c.Orig, 0)
+	if x.said.Helper == "" {
+		e.maybeOver(x.session)
+	}
+	return &e.step
+}
 
 // Gone says that the table lost an expectation that was neither used nor removed by this engine.
-func (e *Engine) Gone(id expect.ID, now time.Time) *Step { panic("todo") }
+func (e *Engine) Gone(id expect.ID, now time.Time) *Step {
+	e.begin(now)
+	x := e.entries[id]
+	if x == nil || !x.pending || x.timer.place == 0 {
+		return &e.step
+	}
+	e.cause = cause{time: now}
+	e.tellEntry(EventCancel, x, CancelEvicted)
+	e.settledEntry(x)
+	e.maybeOver(x.session)
+	return &e.step
+}
 
 // Ended says that conntrack has no such connection any more; orig is its original tuple.
 func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now time.Time) *Step {
-	panic("todo")
+	e.begin(now)
+	e.cause = cause{time: now}
+	for _, z := range [2]uint16{zone, 0} { // the keys have the zone only if the queue tells it
+		k := pack(t, orig.Turned(), z)
+		f := e.flows[k]
+		if f == nil || f.seen[helpers.Reply] != k || f.zone != zone {
+			continue
+		}
+		if !f.idle() {
+			f.ended = true
+		} else {
+			e.drop(f)
+		}
+		break
+	}
+	return &e.step
 }
 
+// Overflowed says that the queue has lost packets: flows that are joined late from now on may have been missed, and
+// count as if they had existed before.
+func (e *Engine) Overflowed() { e.overflowed = true }
+
 // Reload changes helpers, policy and limits for what comes; flows and what they announced live on.
-func (e *Engine) Reload(cfg Config) error { panic("todo") }
+func (e *Engine) Reload(cfg Config) error {
+	byName, ports := map[string]*helper{}, map[port]*helper{}
+	for _, h := range cfg.Helpers {
+		if err := check(&h); err != nil {
+			return fmt.Errorf("helper %q: %w", h.Name, err)
+		}
+		if byName[h.Name] != nil {
+			return fmt.Errorf("two helpers are called %q", h.Name)
+		}
+		own := &helper{h}
+		byName[h.Name] = own
+		for _, n := range h.Ports {
+			p := port{h.Transport, n}
+			if other := ports[p]; other != nil && other != own {
+				return fmt.Errorf("helpers %q and %q both read %v port %d", other.Name, h.Name, h.Transport, n)
+			}
+			ports[p] = own
+		}
+	}
+	e.helpers, e.ports, e.policy, e.limits = byName, ports, cfg.Policy, cfg.Limits
+	e.policy.withDefaults()
+	e.limits.withDefaults()
+	e.lookup, e.record = cfg.Lookup, cfg.Record
+	return nil
+}
+
+// Names and classes that the kernel can hold (linux/netfilter/nfnetlink_cthelper.h).
+const (
+	maxName    = 15 - len("cth-")
+	maxClasses = 4
+)
+
+// check says what of the contract a helper breaks.
+func check(h *helpers.Helper) error {
+	switch {
+	case h.Name == "":
+		return errors.New("it has no name")
+	case len(h.Name) > maxName:
+		return fmt.Errorf("the name has more than %d bytes", maxName)
+	case h.Transport != helpers.TCP && h.Transport != helpers.UDP:
+		return fmt.Errorf("it cannot read %v", h.Transport)
+	case len(h.Classes) == 0 || len(h.Classes) > maxClasses:
+		return fmt.Errorf("it has %d classes, 1 to %d are possible", len(h.Classes), maxClasses)
+	case h.New == nil:
+		return errors.New("it has no New")
+	case slices.Contains(h.Ports, 0):
+		return errors.New("it has port 0")
+	}
+	for _, c := range h.Classes {
+		if c.Timeout <= 0 {
+			return fmt.Errorf("class %q has no timeout", c.Name)
+		}
+	}
+	return nil
+}
 
 // Release gives the verdicts of all packets that wait, unchanged: before the process leaves its state to the next one.
-func (e *Engine) Release() *Step { panic("todo") }
+func (e *Engine) Release() *Step {
+	e.begin(e.now)
+	e.releaseAll()
+	return &e.step
+}
+
+// releaseAll lets all packets go. Jobs that wait are abandoned: what they asked for is taken back when it is answered.
+func (e *Engine) releaseAll() {
+	for _, t := range slices.Sorted(maps.Keys(e.tickets)) {
+		if j := e.tickets[t]; !j.abandoned {
+			e.abandon(j)
+		}
+	}
+	for f := e.oldest; f != nil; f = f.newer {
+		for dir := range f.dirs {
+			d := &f.dirs[dir]
+			if n, _ := f.held(helpers.Dir(dir)); n > 0 {
+				e.heldOut(d, n)
+			}
+		}
+		for i := range f.wait {
+			f.dirs[f.wait[i].dir].release(f.wait[i].end)
+		}
+		e.leave(f)
+		if !f.closed {
+			e.timers.clear(&f.timer)
+		}
+	}
+}
+
+// abandon ends a job without its answers.
+func (e *Engine) abandon(j *job) {
+	f, s := j.flow, j.flow.session
+	left := &job{ticket: j.ticket, abandoned: true}
+	for i := range j.plans {
+		p := &j.plans[i]
+		if p.refused != "" || p.entry == nil {
+			continue
+		}
+		if p.place && !p.placed { // its answer is still to come
+			p.told.ID = p.entry.id
+			left.plans = append(left.plans, *p)
+			e.settledEntry(p.entry)
+			p.place = false
+			p.refused = RefuseKernel
+			ev := p.entry.event()
+			ev.ID, ev.Kind, ev.Reason, ev.Text = p.told.ID, EventRefuse, RefuseKernel, "not answered in time"
+			p.told = ev
+		}
+	}
+	e.tickets[j.ticket] = left
+	e.undo(j, RefuseHeldOut)
+	e.cause = j.cause
+	e.conclude(j)
+	e.settle(f)
+	for _, p := range s.queue {
+		var v packet.View
+		if v.Decode(p.Data) != nil {
+			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
+			continue
+		}
+		zone := uint16(0)
+		if p.Conn != nil {
+			zone = p.Conn.Zone
+		}
+		k := pack(v.Transport(), v.Tuple(), zone)
+		of := e.flows[k]
+		if of == nil {
+			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
+			continue
+		}
+		dir := helpers.Original
+		if of.seen[0] != k {
+			dir = helpers.Reply
+		}
+		e.overtake(of, dir, &p, &v)
+	}
+	s.queue = nil
+	e.finish(f)
+	e.maybeOver(s)
+}
 
 // Stop releases all packets and asks to remove all expectations and shadows. The engine is empty afterwards.
-func (e *Engine) Stop(now time.Time) *Step { panic("todo") }
-
-// Save is the state of sessions, mappings, journals and pending expectations, for Load in another process.
-func (e *Engine) Save() ([]byte, error) { panic("todo") }
-
-// Load takes over what Save wrote. It fails as a whole or not at all.
-func (e *Engine) Load(state []byte) error { panic("todo") }
+func (e *Engine) Stop(now time.Time) *Step {
+	e.begin(now)
+	e.cause = cause{time: now}
+	e.releaseAll()
+	for _, id := range slices.Sorted(maps.Keys(e.sessions)) {
+		s := e.sessions[id]
+		for _, x := range slices.Clone(s.entries) {
+			if x.pending && x.asked {
+				e.request(Request{Remove: x.id})
+			}
+			e.forget(x)
+		}
+		if s.shadow {
+			e.request(Request{Forget: s.id})
+		}
+	}
+	clear(e.flows)
+	clear(e.sessions)
+	clear(e.pairs)
+	clear(e.peers)
+	e.newest, e.oldest, e.count, e.timers, e.memory, e.ticking = nil, nil, 0, nil, 0, false
+	return &e.step
+}
 
 // Stats is a copy of the engine's counters and gauges.
-func (e *Engine) Stats() Stats { panic("todo") }
+func (e *Engine) Stats() Stats {
+	s := e.stats
+	s.Refused, s.Errors = maps.Clone(s.Refused), maps.Clone(s.Errors)
+	s.Flows, s.Sessions, s.Pending = e.count, len(e.sessions), e.pending
+	return s
+}
 
 // Stats counts since the engine was made.
 type Stats struct {

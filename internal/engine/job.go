@@ -1,0 +1,426 @@
+package engine
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/cthelperd/cthelperd/expect"
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// job is what one Inspect has started. While it waits for answers, its session is given nothing else.
+type job struct {
+	ticket    Ticket // 0: it did not have to wait
+	cause     cause
+	flow      *flow
+	dir       helpers.Dir
+	udp       bool
+	view      helpers.Flow // what seg.Flow points to
+	seg       helpers.Segment
+	base      uint32 // sequence number of seg.Data[0]
+	out       helpers.Result
+	consumed  int
+	err       error
+	foreign   bool
+	plans     []plan
+	edits     []helpers.Edit
+	adjust    Adjust
+	adjusting bool
+	request   int // of adjust, in the Step that asks
+	changed   []byte
+	abandoned bool // its packets have left
+}
+
+var errNoAnswer = errors.New("no answer")
+
+// newJob takes a job that is not in use.
+func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
+	var j *job
+	if n := len(e.jobs); n > 0 {
+		j = e.jobs[n-1]
+		e.jobs = e.jobs[:n-1]
+	} else {
+		j = &job{}
+	}
+	out, plans, edits := j.out, j.plans[:0], j.edits[:0]
+	out.Reset()
+	*j = job{flow: f, dir: dir, udp: f.transport() == helpers.UDP, cause: e.cause, out: out, plans: plans, edits: edits}
+	j.view = helpers.Flow{
+		ID: f.id, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Late: f.late, Announced: f.announced,
+	}
+	return j
+}
+
+// place asks for what is planned.
+func (e *Engine) place(j *job) {
+	for i := range j.plans {
+		p := &j.plans[i]
+		if !p.place || p.placed || p.refused != "" {
+			continue
+		}
+		x := p.entry
+		p.request = len(e.step.Requests)
+		x.asked, x.session.shadow = true, true
+		e.request(Request{Place: x.request(j.flow)})
+	}
+}
+
+// request is what the table is asked to enter for x.
+func (x *entry) request(f *flow) *expect.Request {
+	return &expect.Request{
+		ID: x.id,
+		Master: expect.Master{
+			Session: x.session.id, Helper: x.session.helper.Name, Transport: f.transport(),
+			Orig: f.orig(), Reply: f.reply(), Zone: f.zone, Mark: f.mark,
+		},
+		Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward, From: x.from, At: x.at, To: x.to,
+		NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout,
+	}
+}
+
+// wait gives the Step a ticket. The segment's bytes are copied, as the packet's are not valid for longer.
+func (e *Engine) wait(j *job) {
+	if j.ticket == 0 {
+		j.seg.Data = append([]byte(nil), j.seg.Data...)
+	}
+	e.last.Ticket++
+	j.ticket = Ticket(e.last.Ticket)
+	e.tickets[j.ticket] = j
+	e.step.Ticket = j.ticket
+}
+
+// answered goes on with a job.
+func (e *Engine) answered(j *job, answers []error) {
+	answer := func(i int) error {
+		if i < len(answers) {
+			return answers[i]
+		}
+		return errNoAnswer
+	}
+	if j.adjusting {
+		j.adjusting = false
+		if answer(j.request) != nil {
+			e.undo(j, RefuseNoAdjust)
+		}
+		e.conclude(j)
+		return
+	}
+	again := false
+	for i := range j.plans {
+		p := &j.plans[i]
+		if !p.place || p.placed || p.refused != "" {
+			continue
+		}
+		again = e.placed(j, p, answer(p.request)) || again
+	}
+	if again {
+		e.place(j)
+		e.wait(j)
+		return
+	}
+	e.rewrite(j)
+}
+
+// placed takes the answer to one Place; true: it is to be asked again, with another port.
+func (e *Engine) placed(j *job, p *plan, err error) bool {
+	x := p.entry
+	switch {
+	case err == nil && !x.pending: // cancelled meanwhile
+		e.request(Request{Remove: x.id})
+		p.placed = true
+		return false
+	case err == nil:
+		p.placed = true
+		e.stats.Announced++
+		e.timers.set(&x.timer, e.now.Add(x.timeout))
+		return false
+	case !x.pending:
+		p.placed = true
+		return false
+	}
+	x.asked = false
+	if !errors.Is(err, expect.ErrTaken) {
+		e.refuse(p, RefuseKernel, err.Error())
+		return false
+	}
+	if !e.another(j, p) {
+		e.refuse(p, RefusePortTaken, "")
+		return false
+	}
+	return true
+}
+
+// another gives an end point whose port is taken the next one, together with its partner.
+func (e *Engine) another(j *job, p *plan) bool {
+	x := p.entry
+	if p.fixed || !x.translated || p.tries >= maxTries {
+		return false
+	}
+	var mate *plan
+	if y := x.partner(); y != nil {
+		for i := range j.plans {
+			if q := &j.plans[i]; q.entry == y && q.place && q.fresh && q.refused == "" {
+				mate = q
+			}
+		}
+		if mate == nil {
+			return false
+		}
+	}
+	at := *x
+	for p.tries++; p.tries < maxTries; p.tries++ {
+		at.at = at.following()
+		if mate != nil && !at.said.Paired { // both move
+			at.at = at.following()
+		}
+		if !e.free(&at, at.at) {
+			continue
+		}
+		if mate != nil {
+			half := *mate.entry
+			half.at = netip.AddrPortFrom(at.at.Addr(), at.at.Port()^1)
+			if !e.free(&half, half.at) {
+				continue
+			}
+			e.unplace(mate)
+			e.move(mate.entry, half.at)
+		}
+		e.move(x, at.at)
+		return true
+	}
+	return false
+}
+
+// unplace takes a placed expectation out again, to place it elsewhere.
+func (e *Engine) unplace(p *plan) {
+	if p.entry.asked {
+		e.request(Request{Remove: p.entry.id})
+	}
+	if p.placed {
+		p.placed = false
+		e.stats.Announced--
+	}
+	p.entry.asked = false
+	e.timers.clear(&p.entry.timer)
+}
+
+// refuse ends a plan. What it made is undone.
+func (e *Engine) refuse(p *plan, why Reason, text string) {
+	x := p.entry
+	p.refused = why
+	p.told = x.event()
+	p.told.Kind, p.told.Reason, p.told.Text = EventRefuse, why, text
+	if p.placed {
+		e.unplace(p)
+	}
+	e.settledEntry(x)
+	if p.fresh || !x.translated {
+		e.forget(x)
+	}
+}
+
+// undo refuses all of a job's announcements that the reader would have to see rewritten.
+func (e *Engine) undo(j *job, why Reason) {
+	j.edits = j.edits[:0]
+	for i := range j.plans {
+		p := &j.plans[i]
+		if p.refused == "" && p.entry != nil && p.entry.at != j.out.Expect[i].To && (p.place || p.fresh) {
+			e.refuse(p, why, "")
+		}
+	}
+}
+
+// rewrite asks the helper for its edits, and the kernel for what they need.
+func (e *Engine) rewrite(j *job) {
+	f := j.flow
+	w, ok := f.session.impl.(helpers.Rewriter)
+	if f.nat == nil || !ok || j.foreign {
+		e.conclude(j)
+		return
+	}
+	n := len(j.edits)
+	j.edits = w.Rewrite(&j.seg, (*translation)(j), j.edits[:n])
+	if len(j.edits) == 0 {
+		e.conclude(j)
+		return
+	}
+	if !e.valid(j) {
+		e.undo(j, RefuseHeldOut)
+		e.conclude(j)
+		return
+	}
+	if j.udp {
+		e.apply(j)
+		e.conclude(j)
+		return
+	}
+	own := &f.nat.journals[j.dir]
+	total, grows := own.total(), false
+	for _, c := range j.edits {
+		more := int32(len(c.New)) - int32(c.Len)
+		if more == 0 {
+			continue
+		}
+		pos := j.base + uint32(c.Off)
+		if len(c.New) == 0 {
+			pos-- // else what acknowledges its end would be moved as what acknowledges its beginning
+		}
+		j.adjust = Adjust{
+			Transport: helpers.TCP, Orig: f.orig(), Zone: f.zone, Dir: j.dir,
+			SeqAdjust: SeqAdjust{Pos: pos, Before: total, After: total + more},
+		}
+		total, grows = total+more, true
+	}
+	switch {
+	case !grows:
+		e.conclude(j)
+	case !f.adjustable: // to adjust all packets here, without the kernel, would start in this place
+		e.undo(j, RefuseNoAdjust)
+		e.conclude(j)
+	default:
+		j.adjusting, j.request = true, len(e.step.Requests)
+		e.request(Request{Adjust: &j.adjust})
+		e.wait(j)
+	}
+}
+
+// valid checks the edits: sorted, disjoint, in consumed bytes, none in bytes that have left.
+func (e *Engine) valid(j *job) bool {
+	at, gone := 0, 0
+	if !j.udp {
+		gone = ahead(j.flow.dirs[j.dir].released, j.base)
+	}
+	for _, c := range j.edits {
+		if c.Off < at || c.Len < 0 || c.Off+c.Len > j.consumed || c.Len == 0 && c.Off == j.consumed {
+			e.tellError(j.flow, j.dir, ErrorContract, e.offset(j, max(0, c.Off)), "an edit outside of what was consumed")
+			return false
+		}
+		if c.Off < gone {
+			return false
+		}
+		at = c.Off + c.Len
+	}
+	return true
+}
+
+// apply makes the payload of a datagram with its edits.
+func (e *Engine) apply(j *job) {
+	b, at := make([]byte, 0, len(j.seg.Data)+64), 0
+	for _, c := range j.edits {
+		b = append(append(b, j.seg.Data[at:c.Off]...), c.New...)
+		at = c.Off + c.Len
+	}
+	j.changed = append(b, j.seg.Data[at:]...)
+}
+
+// conclude ends a job: events, journal, stream.
+func (e *Engine) conclude(j *job) {
+	f, s := j.flow, j.flow.session
+	for i := range j.plans {
+		switch p := &j.plans[i]; {
+		case p.refused != "":
+			e.stats.Refused[p.refused]++
+			e.tell(p.told)
+		case p.placed && p.tries >= 0 && p.entry.pending:
+			e.tellEntry(EventExpect, p.entry, "")
+		}
+	}
+	for _, n := range j.out.Notes {
+		e.note(s, f, n)
+	}
+	for i := range j.edits {
+		e.edited(j, &j.edits[i])
+	}
+	if j.adjust.Transport != 0 && len(j.edits) > 0 {
+		f.nat.journals[j.dir].kernel = j.adjust.SeqAdjust
+	}
+	e.tellFailure(j)
+	e.commit(j)
+	s.job = nil
+	if j.udp && len(f.wait) > 0 && j.ticket != 0 {
+		f.wait[0].payload = j.changed // nothing else of the flow can wait before it
+	}
+	if j.ticket == 0 && !j.udp {
+		j.seg = helpers.Segment{}
+	}
+	e.jobs = append(e.jobs, j)
+}
+
+// edited records an edit, and for a stream enters it into the journal.
+func (e *Engine) edited(j *job, c *helpers.Edit) {
+	e.stats.Edits++
+	e.tell(Event{
+		Kind: EventEdit, Helper: j.flow.session.helper.Name, Flow: j.flow.orig(), FlowProto: j.flow.transport(), Dir: j.dir,
+		Offset: e.offset(j, c.Off), Old: j.seg.Data[c.Off : c.Off+c.Len], New: c.New,
+	})
+	if !j.udp {
+		by := append([]byte(nil), c.New...)
+		j.flow.nat.journals[j.dir].add(j.base+uint32(c.Off), uint32(c.Len), by)
+	}
+}
+
+// tellFailure records the error of an Inspect.
+func (e *Engine) tellFailure(j *job) {
+	if j.err == nil {
+		return
+	}
+	at, why := 0, ErrorParse
+	var perr *helpers.ParseError
+	switch {
+	case j.foreign:
+		why = ErrorForeign
+	case errors.As(j.err, &perr):
+		at = min(max(0, perr.Off), len(j.seg.Data))
+	default:
+		why = ErrorContract
+	}
+	text := j.err
+	if perr != nil && perr.Err != nil {
+		text = perr.Err
+	}
+	e.tellError(j.flow, j.dir, why, e.offset(j, at), text.Error())
+}
+
+// translation is a job as the NAT that a Rewriter asks.
+type translation job
+
+// At implements helpers.NAT.
+func (t *translation) At(i int) (netip.AddrPort, bool) {
+	if i < 0 || i >= len(t.plans) || t.plans[i].refused != "" {
+		return netip.AddrPort{}, false
+	}
+	x := t.plans[i].entry
+	if x.said.Owner != t.dir { // the reader owns it, and knows it as it is
+		return x.to, true
+	}
+	return x.at, true
+}
+
+// Translate implements helpers.NAT.
+func (t *translation) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
+	f := t.flow
+	sender, reader := f.sides(t.dir), f.sides(t.dir.Other())
+	b := a
+	switch a.Addr() {
+	case sender.real.Addr():
+		b = t.port(a, sender.real, sender.outside, func(x *entry) (from, to netip.AddrPort) { return x.to, x.at })
+	case reader.outside.Addr():
+		b = t.port(a, reader.outside, reader.real, func(x *entry) (from, to netip.AddrPort) { return x.at, x.to })
+	}
+	return b, b != a
+}
+
+// port is a with the address of to, and the port that the flow or a mapping has there.
+func (t *translation) port(a, from, to netip.AddrPort, ends func(*entry) (from, to netip.AddrPort)) netip.AddrPort {
+	if a == from {
+		return to
+	}
+	for _, s := range t.flow.session.family.sessions {
+		for _, x := range s.entries {
+			if f, b := ends(x); x.translated && f == a {
+				return b
+			}
+		}
+	}
+	return netip.AddrPortFrom(to.Addr(), a.Port())
+}

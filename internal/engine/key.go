@@ -1,0 +1,62 @@
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// key is a tuple in a table: packed, without pointers.
+type key struct {
+	src, dst         [16]byte
+	srcPort, dstPort uint16
+	zone             uint16
+	transport        helpers.Transport
+	ipv6             bool
+}
+
+func pack(t helpers.Transport, tu helpers.Tuple, zone uint16) key {
+	return key{
+		src: tu.Src.Addr().As16(), dst: tu.Dst.Addr().As16(),
+		srcPort: tu.Src.Port(), dstPort: tu.Dst.Port(),
+		zone: zone, transport: t, ipv6: tu.Src.Addr().Is6(),
+	}
+}
+
+func (k *key) tuple() helpers.Tuple {
+	return helpers.Tuple{
+		Src: netip.AddrPortFrom(unpack(k.src, k.ipv6), k.srcPort),
+		Dst: netip.AddrPortFrom(unpack(k.dst, k.ipv6), k.dstPort),
+	}
+}
+
+func unpack(b [16]byte, ipv6 bool) netip.Addr {
+	if a := netip.AddrFrom16(b); ipv6 {
+		return a
+	} else {
+		return a.Unmap()
+	}
+}
+
+// end is one end point in a table.
+type end struct {
+	addr      [16]byte
+	port      uint16
+	transport helpers.Transport
+	ipv6      bool
+}
+
+func packEnd(t helpers.Transport, a netip.AddrPort) end {
+	return end{addr: a.Addr().As16(), port: a.Port(), transport: t, ipv6: a.Addr().Is6()}
+}
+
+// ahead is by how many sequence numbers a is in front of b; negative: behind (RFC 9293, section 3.4).
+func ahead(a, b uint32) int { return int(int32(a - b)) }
+
+// later is the one of two sequence numbers that is ahead of the other.
+func later(a, b uint32) uint32 {
+	if ahead(a, b) > 0 {
+		return a
+	}
+	return b
+}

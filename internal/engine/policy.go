@@ -1,0 +1,238 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+const firstPort = 1024 // that anybody may use (RFC 6335, section 6: lower ones are the system's)
+
+func (p *Policy) withDefaults() {
+	if p.MinPort == 0 {
+		p.MinPort = firstPort
+	}
+}
+
+func (l *Limits) withDefaults() {
+	set := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
+	}
+	set(&l.PerPeer, 128)
+	set(&l.Total, 1024)
+	set(&l.Rate, 64)
+	set(&l.Flows, 1<<20)
+	set(&l.HoldBytes, 8<<10)
+	set(&l.HoldSegs, 4)
+	set(&l.Ahead, 64<<10)
+	set(&l.Memory, 64<<20)
+	if l.HoldTime <= 0 {
+		l.HoldTime = 2 * time.Second
+	}
+}
+
+// allowed tells whether an owner with the address own may announce to.
+func (p *Policy) allowed(to, own netip.Addr) bool {
+	if to.Is4() != own.Is4() || !to.IsValid() || to.IsUnspecified() || to.IsMulticast() {
+		return false
+	}
+	if to == own || p.ForeignAny {
+		return true
+	}
+	for _, prefix := range p.Foreign {
+		if prefix.Contains(to) {
+			return true
+		}
+	}
+	return false
+}
+
+// peer is what one owner address has pending, and what it may still announce: a bucket of tokens.
+type peer struct {
+	addr    netip.Addr
+	pending int
+	tokens  float64
+	filled  time.Time
+}
+
+func (p *peer) fill(now time.Time, rate int) {
+	full := float64(2 * rate)
+	if d := now.Sub(p.filled); d > 0 {
+		p.tokens, p.filled = min(full, p.tokens+d.Seconds()*float64(rate)), now
+	}
+}
+
+// peer is the account of an owner address. Accounts that say nothing are thrown away now and then.
+func (e *Engine) peer(a netip.Addr) *peer {
+	if p := e.peers[a]; p != nil {
+		p.fill(e.now, e.limits.Rate)
+		return p
+	}
+	if len(e.peers) >= e.sweep {
+		for a, p := range e.peers {
+			if p.fill(e.now, e.limits.Rate); p.pending == 0 && p.tokens >= float64(2*e.limits.Rate) {
+				delete(e.peers, a)
+			}
+		}
+		e.sweep = 2*len(e.peers) + 1024
+	}
+	p := &peer{addr: a, tokens: float64(2 * e.limits.Rate), filled: e.now}
+	e.peers[a] = p
+	return p
+}
+
+// room checks the limits for one more expectation and takes its token; empty: there is room.
+func (e *Engine) room(s *session, class uint8, p *peer) Reason {
+	n := 0
+	for _, x := range s.entries {
+		if x.pending && x.said.Class == class {
+			n++
+		}
+	}
+	most := s.helper.Classes[class].Max
+	switch {
+	case most > 0 && n >= int(most):
+		return RefuseLimitFlow
+	case p.pending >= e.limits.PerPeer:
+		return RefuseLimitPeer
+	case e.pending >= e.limits.Total || e.mappings >= mappingsPer*e.limits.Total:
+		return RefuseLimitTotal
+	case p.tokens < 1:
+		return RefuseRate
+	}
+	p.tokens--
+	return ""
+}
+
+// mappingsPer is how many mappings are kept for each expectation that may be pending.
+const mappingsPer = 4
+
+// sides are the addresses by which a flow's end points are known on both sides of a NAT.
+type sides struct {
+	real, outside netip.AddrPort // of the owner
+	peer          netip.AddrPort // the initiator, as the owner knows him
+	initiator     netip.AddrPort // the same, on his own side
+}
+
+func (f *flow) sides(owner helpers.Dir) sides {
+	orig, reply := f.orig(), f.reply()
+	if owner == helpers.Original {
+		return sides{real: orig.Src, outside: reply.Dst, peer: orig.Dst, initiator: reply.Src}
+	}
+	return sides{real: reply.Src, outside: orig.Dst, peer: reply.Dst, initiator: orig.Src}
+}
+
+// plan is what becomes of one announcement.
+type plan struct {
+	entry   *entry // nil: refused before there was one
+	refused Reason
+	place   bool // the table is to be asked
+	fresh   bool // the entry was made for it
+	fixed   bool // its port must not change
+	placed  bool
+	told    Event // of what was refused
+	request int   // index in the Step that asks
+	tries   int
+}
+
+// judge decides on one announcement.
+func (e *Engine) judge(j *job, i int) plan {
+	f, said := j.flow, j.out.Expect[i]
+	s := f.session
+	owner := f.sides(said.Owner & 1)
+	x := entry{
+		session: s, said: said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
+		flow: f.orig(), flowProto: f.transport(), announced: e.cause.packet, note: said.Note,
+	}
+	refuse := func(r Reason) plan {
+		ev := x.event()
+		ev.Kind, ev.Reason = EventRefuse, r
+		return plan{refused: r, told: ev}
+	}
+	if int(said.Class) >= len(s.helper.Classes) || said.Owner > helpers.Reply || !said.To.IsValid() ||
+		said.Transport != helpers.TCP && said.Transport != helpers.UDP {
+		return refuse(ErrorContract)
+	}
+	if x.timeout <= 0 {
+		x.timeout = s.helper.Classes[said.Class].Timeout
+	}
+	if said.From.Addr() == owner.peer.Addr() {
+		x.from = netip.AddrPortFrom(owner.initiator.Addr(), said.From.Port())
+	}
+	if said.To.Addr() == owner.outside.Addr() {
+		x.to = netip.AddrPortFrom(owner.real.Addr(), said.To.Port())
+	}
+	if x.at = x.to; x.to.Addr() == owner.real.Addr() && owner.real.Addr() != owner.outside.Addr() {
+		x.translated = true
+		x.at = netip.AddrPortFrom(owner.outside.Addr(), x.to.Port())
+	}
+	x.toward, x.nat = said.Owner.Other(), f.nat != nil
+	old := s.known(&x)
+	switch {
+	case j.foreign:
+		return refuse(RefuseLockIn)
+	case !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
+		return refuse(RefuseForeignAddress)
+	case said.Owner != j.dir && (old == nil || old.said.Group.ID != said.Group.ID):
+		return refuse(RefuseForeignAddress)
+	case x.to.Port() < e.policy.MinPort:
+		return refuse(RefuseLowPort)
+	case f.late && e.policy.RefuseLate || f.missed:
+		return refuse(RefuseLate)
+	}
+	if old != nil && (old.pending || said.Reserve) {
+		return e.refresh(j, old, &x)
+	}
+	if old != nil {
+		x.at, x.translated = old.at, old.translated
+	} else if !e.choose(&x) {
+		return refuse(RefusePortTaken)
+	}
+	p := e.peer(owner.real.Addr())
+	if r := e.room(s, said.Class, p); r != "" {
+		return refuse(r)
+	}
+	made := plan{entry: old, fresh: old == nil, fixed: old != nil, place: !said.Reserve}
+	if old == nil {
+		made.entry = e.insert(x)
+	} else {
+		old.renew(&x)
+	}
+	if made.place {
+		e.setPending(made.entry, p)
+	}
+	return made
+}
+
+// refresh answers an announcement of what is pending. Only a narrower From changes something.
+func (e *Engine) refresh(j *job, old, x *entry) plan {
+	if !old.pending || !narrower(x.from, old.from) {
+		old.said.Group, old.announced = x.said.Group, x.announced
+		return plan{entry: old}
+	}
+	if old.asked {
+		e.request(Request{Remove: old.id})
+	}
+	e.rename(old)
+	at := old.at
+	old.renew(x)
+	old.at = at
+	return plan{entry: old, place: true, fixed: true, tries: -1}
+}
+
+// narrower tells whether a allows less than b, and nothing that b does not.
+func narrower(a, b netip.AddrPort) bool { return a != b && covers(b, a) }
+
+// covers tells whether a, which may be open, allows all that b allows.
+func covers(a, b netip.AddrPort) bool {
+	return (!a.Addr().IsValid() || a.Addr().IsUnspecified() || a.Addr() == b.Addr()) && (a.Port() == 0 || a.Port() == b.Port())
+}
+
+// overlap tells whether an initiator can be allowed by both.
+func overlap(a, b netip.AddrPort) bool {
+	open := func(a netip.AddrPort) bool { return !a.Addr().IsValid() || a.Addr().IsUnspecified() }
+	return (open(a) || open(b) || a.Addr() == b.Addr()) && (a.Port() == 0 || b.Port() == 0 || a.Port() == b.Port())
+}

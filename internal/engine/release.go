@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/packet"
+)
+
+const (
+	maxWaiting = 64 // packets of a flow that wait for bytes before them
+	maxCopies  = 3  // the copy of held bytes that lets them go
+	busyPause  = 10 * time.Millisecond
+)
+
+// waiting is a packet whose verdict is not given yet.
+type waiting struct {
+	id      uint64
+	time    time.Time
+	dir     helpers.Dir
+	bare    bool   // nothing but an acknowledgement
+	end     uint32 // behind its last byte
+	size    int
+	data    []byte // under NAT: the packet
+	payload []byte // of a datagram that was changed
+}
+
+// idle tells that no answer is awaited before packets of f may leave.
+func (f *flow) idle() bool { return f.closed || f.session.job == nil }
+
+// decided tells whether all bytes of w are as they will leave.
+func (f *flow) decided(w *waiting) bool {
+	d := &f.dirs[w.dir]
+	return f.nat == nil || f.closed || w.bare || d.ended || ahead(w.end, d.released) <= 0
+}
+
+// settle lets go the packets that are decided, in the order of their arrival, and those that waited in vain.
+func (e *Engine) settle(f *flow) {
+	if !f.idle() {
+		return
+	}
+	e.letGo(f)
+	if len(f.wait) == 0 {
+		return
+	}
+	for dir := range f.dirs {
+		d := &f.dirs[dir]
+		n, size := f.held(helpers.Dir(dir))
+		if n > e.limits.HoldSegs || size > e.limits.HoldBytes || n > 0 && d.copies >= maxCopies {
+			e.heldOut(d, n)
+		}
+	}
+	e.letGo(f)
+	if len(f.wait) > maxWaiting {
+		e.stats.HeldOut += uint64(len(f.wait))
+		for i := range f.wait {
+			f.dirs[f.wait[i].dir].release(f.wait[i].end)
+		}
+		e.letGo(f)
+	}
+	if len(f.wait) > 0 {
+		e.timers.set(&f.timer, f.wait[0].time.Add(e.limits.HoldTime))
+	}
+}
+
+// heldOut lets the held bytes of a direction go, unchanged.
+func (e *Engine) heldOut(d *direction, packets int) {
+	d.release(d.next)
+	d.copies = 0
+	e.stats.HeldOut += uint64(packets)
+}
+
+// held counts the packets that wait for the rest of a message; others wait behind a hole.
+func (f *flow) held(dir helpers.Dir) (n, size int) {
+	for i := range f.wait {
+		if w := &f.wait[i]; w.dir == dir && !f.decided(w) && ahead(w.end, f.dirs[dir].next) <= 0 {
+			n++
+			size += w.size
+		}
+	}
+	return n, size
+}
+
+// letGo gives the verdicts of all packets that are decided.
+func (e *Engine) letGo(f *flow) {
+	kept := f.wait[:0]
+	for i := range f.wait {
+		w := &f.wait[i]
+		if !f.decided(w) {
+			kept = append(kept, *w)
+			continue
+		}
+		e.verdict(f, w)
+	}
+	clear(f.wait[len(kept):])
+	if f.wait = kept; len(kept) == 0 {
+		f.wait = nil
+	}
+}
+
+// leave gives the verdicts of all packets that wait.
+func (e *Engine) leave(f *flow) {
+	for i := range f.wait {
+		e.verdict(f, &f.wait[i])
+	}
+	f.wait = nil
+}
+
+func (e *Engine) verdict(f *flow, w *waiting) {
+	if w.data == nil {
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id})
+		return
+	}
+	var v packet.View
+	if v.Decode(w.data) != nil {
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id}) // cannot be: it was decoded before
+		return
+	}
+	if w.payload != nil {
+		e.rebuilt(w.id, &v, packet.Change{Payload: w.payload})
+		return
+	}
+	e.pass(f, w.dir, w.id, &v)
+}
+
+// waited is called when the first packet of f that waits has waited for long enough.
+func (e *Engine) waited(f *flow) {
+	if len(f.wait) == 0 {
+		return
+	}
+	if !f.idle() {
+		e.timers.set(&f.timer, e.now.Add(busyPause))
+		return
+	}
+	for dir := range f.dirs {
+		d := &f.dirs[dir]
+		late := false
+		for i := range f.wait {
+			w := &f.wait[i]
+			late = late || int(w.dir) == dir && !w.time.Add(e.limits.HoldTime).After(e.now)
+		}
+		if !late {
+			continue
+		}
+		n, _ := f.held(helpers.Dir(dir))
+		e.heldOut(d, n)
+		if len(d.ahead) > 0 && n < len(f.wait) { // the others wait behind a hole, which is given up
+			e.reach(f, helpers.Dir(dir), d.ahead[0].seq)
+			e.pump(f)
+		}
+		if !f.idle() {
+			break
+		}
+	}
+	for i := range f.wait { // whatever else kept it: long enough is long enough
+		if w := &f.wait[i]; f.idle() && !w.time.Add(e.limits.HoldTime).After(e.now) {
+			f.dirs[w.dir].release(w.end)
+		}
+	}
+	e.settle(f)
+	e.finish(f)
+}
+
+// pass gives the verdict of a packet of f as it has to leave: with the bytes and numbers of the journal.
+func (e *Engine) pass(f *flow, dir helpers.Dir, id uint64, v *packet.View) {
+	if f == nil || f.nat == nil || v.Transport() != helpers.TCP || f.nat.journals[0].idle() && f.nat.journals[1].idle() {
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id})
+		return
+	}
+	own, other := &f.nat.journals[dir], &f.nat.journals[dir.Other()]
+	first := v.Seq() // of the payload
+	if v.Flags()&packet.SYN != 0 {
+		first++
+	}
+	c := packet.Change{Payload: v.Payload(), Seq: own.seq(own.out(v.Seq())), Ack: v.Ack()}
+	changed := c.Seq != v.Seq()
+	if v.Flags()&packet.ACK != 0 {
+		c.Ack = other.acknowledged(v.Ack())
+		changed = changed || c.Ack != v.Ack()
+		for at := range v.SACK() {
+			edge := binary.BigEndian.Uint32(v.Data()[at:])
+			changed = changed || other.acknowledged(edge) != edge
+		}
+		c.Edge = other.acknowledged
+	}
+	if own.touched(first, len(c.Payload)) {
+		e.bytes = own.append(e.bytes[:0], first, c.Payload)
+		c.Payload, changed = e.bytes, true
+	}
+	if !changed {
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id})
+		return
+	}
+	e.rebuilt(id, v, c)
+}
+
+// rebuilt gives the verdict of a changed packet.
+func (e *Engine) rebuilt(id uint64, v *packet.View, c packet.Change) {
+	start := len(e.out)
+	b, ok := v.Append(e.out, c)
+	if !ok {
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id})
+		return
+	}
+	e.out = b
+	e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id, Data: b[start:len(b):len(b)]})
+}

@@ -1,0 +1,291 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/packet"
+)
+
+// window is how far ahead of what is expected a segment may be: more than any control connection has under way.
+const window = 1 << 20
+
+// maxChunks bounds the pieces that are kept behind a hole, however small they are.
+const maxChunks = 128
+
+// direction is one direction of a flow. All numbers are its sender's own.
+type direction struct {
+	next     uint32 // the first byte that the session has not been given
+	released uint32 // under NAT: the first byte that may still be changed
+	isn, fin uint32
+	skip     int     // bytes behind next that the session does not want
+	kept     []byte  // the bytes before next that it has not consumed
+	ahead    []chunk // bytes behind a hole, in order
+	copies   uint8   // of the bytes between released and next
+	known    bool    // next is valid
+	begun    bool    // isn is valid
+	lost     bool    // tell the session that bytes before next are lost
+	locked   bool    // foreign: the session is given nothing
+	finished bool    // fin is valid
+	ended    bool    // the session knows that fin was reached
+}
+
+// chunk are bytes that were seen before others that belong in front of them.
+type chunk struct {
+	seq  uint32
+	ack  uint32
+	acks bool
+	data []byte
+}
+
+// cause is the packet that makes the engine do something.
+type cause struct {
+	packet uint64
+	time   time.Time
+	dir    helpers.Dir // of the packet
+	seq    uint32      // of its first byte
+}
+
+// segment handles a TCP packet of a flow whose session is not busy.
+func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
+	flags, seq, data := v.Flags(), v.Seq(), v.Payload()
+	d, o := &f.dirs[dir], &f.dirs[dir.Other()]
+	if flags&packet.SYN != 0 {
+		if !d.known {
+			d.isn, d.begun = seq, true
+			d.start(seq + 1)
+		}
+		seq++
+	}
+	if !d.known {
+		d.start(seq)
+		d.lost = true
+	}
+	if flags&packet.ACK != 0 && !o.known {
+		at := v.Ack()
+		if f.nat != nil {
+			at = f.nat.journals[dir.Other()].in(at)
+		}
+		o.start(at)
+		if o.lost = f.late; !f.late && flags&packet.SYN != 0 {
+			o.isn, o.begun = at-1, true
+		}
+	}
+	if far := ahead(seq, d.next); far > window || far < -window {
+		e.pass(f, dir, p.ID, v)
+		return
+	}
+	if flags&packet.RST != 0 {
+		e.close(f)
+		e.pass(f, dir, p.ID, v)
+		return
+	}
+	w := waiting{id: p.ID, time: e.now, dir: dir, end: seq + uint32(len(data)), size: len(data)}
+	w.bare = len(data) == 0 && flags&(packet.FIN|packet.SYN) == 0
+	if flags&packet.FIN != 0 && !d.finished && ahead(w.end, d.next) >= 0 {
+		d.fin, d.finished = w.end, true
+	}
+	e.cause.seq = seq
+	c := chunk{seq: seq, ack: v.Ack(), acks: flags&packet.ACK != 0, data: data}
+	switch {
+	case ahead(w.end, d.next) > 0:
+		e.arrived(f, dir, c)
+	case c.acks && len(o.ahead) > 0:
+		// What lies behind a hole waits for bytes that have come another way.
+		e.reach(f, dir.Other(), f.original(dir.Other(), c.ack))
+		e.pump(f)
+	default:
+		if len(data) > 0 && ahead(w.end, d.released) > 0 {
+			d.copies++
+		}
+		e.pump(f) // a FIN without data
+	}
+	if f.idle() && f.decided(&w) && len(f.wait) == 0 {
+		e.pass(f, dir, p.ID, v)
+	} else {
+		if f.nat != nil {
+			w.data = slices.Clone(p.Data)
+		}
+		f.wait = append(f.wait, w)
+		e.settle(f)
+	}
+	e.finish(f)
+}
+
+// start sets the beginning of a direction.
+func (d *direction) start(at uint32) { d.known, d.next, d.released = true, at, at }
+
+// release says that bytes before to may leave.
+func (d *direction) release(to uint32) { d.released = later(d.released, to) }
+
+// original is the position in dir that an acknowledgement of the other direction names.
+func (f *flow) original(dir helpers.Dir, ack uint32) uint32 {
+	if f.nat == nil {
+		return ack
+	}
+	return f.nat.journals[dir].in(ack)
+}
+
+// arrived takes the bytes of a packet and gives the session what is in order now. The bytes are copied if they are kept.
+func (e *Engine) arrived(f *flow, dir helpers.Dir, c chunk) {
+	d := &f.dirs[dir]
+	if ahead(c.seq, d.next) <= 0 && f.reached(dir, &c) {
+		e.deliver(f, dir, &c)
+		e.pump(f)
+		return
+	}
+	if d.locked {
+		d.next = later(d.next, c.seq+uint32(len(c.data)))
+		d.release(d.next)
+		e.pump(f)
+		return
+	}
+	if d.ended {
+		return
+	}
+	for len(d.ahead) > 0 && (d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks) && f.session.job == nil {
+		e.reach(f, dir, d.ahead[0].seq) // the hole is given up
+		e.pump(f)
+	}
+	e.keep(d, c)
+	e.pump(f)
+}
+
+// keep stores a copy of bytes behind a hole, or bytes that must wait for a session's answers.
+func (e *Engine) keep(d *direction, c chunk) {
+	if ahead(c.seq+uint32(len(c.data)), d.next) <= 0 || e.memory+len(c.data) > e.limits.Memory ||
+		d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks {
+		return
+	}
+	c.data = slices.Clone(c.data)
+	at := len(d.ahead)
+	for at > 0 && ahead(d.ahead[at-1].seq, c.seq) > 0 {
+		at--
+	}
+	if at > 0 && d.ahead[at-1].seq == c.seq && len(d.ahead[at-1].data) >= len(c.data) {
+		return // a copy
+	}
+	e.memory += len(c.data)
+	d.ahead = slices.Insert(d.ahead, at, c)
+}
+
+func (d *direction) size() (n int) {
+	for i := range d.ahead {
+		n += len(d.ahead[i].data)
+	}
+	return n
+}
+
+// lose forgets all bytes that are kept.
+func (e *Engine) lose(d *direction) {
+	e.memory -= d.size() + len(d.kept)
+	d.ahead, d.kept = nil, nil
+}
+
+// reached tells whether all that a chunk of dir acknowledges was given to the session, or reported as lost.
+func (f *flow) reached(dir helpers.Dir, c *chunk) bool {
+	o := &f.dirs[dir.Other()]
+	if !c.acks || !o.known {
+		return true
+	}
+	far := ahead(f.original(dir.Other(), c.ack), o.next)
+	return far <= 0 || far > window || o.finished && o.next == o.fin
+}
+
+// pump gives the session all that is in order, until it waits for answers.
+func (e *Engine) pump(f *flow) {
+	for !f.closed && f.session.job == nil {
+		if !e.advance(f, helpers.Original) && !e.advance(f, helpers.Reply) {
+			return
+		}
+	}
+}
+
+// advance gives the session the next bytes of dir, or what must come before them; false: there are none.
+func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
+	d := &f.dirs[dir]
+	if !d.known || d.ended {
+		return false
+	}
+	if c, ok := d.ready(e); ok {
+		if !f.reached(dir, &c) {
+			e.reach(f, dir.Other(), f.original(dir.Other(), c.ack))
+			return true
+		}
+		e.memory -= len(c.data)
+		d.ahead = slices.Delete(d.ahead, 0, 1)
+		e.deliver(f, dir, &c)
+		return true
+	}
+	if d.finished && d.next == d.fin {
+		e.inspect(f, dir, nil, true)
+		return true
+	}
+	return false
+}
+
+// ready is the first chunk, if it is next; chunks that bring nothing new are forgotten.
+func (d *direction) ready(e *Engine) (chunk, bool) {
+	for len(d.ahead) > 0 {
+		c := d.ahead[0]
+		if ahead(c.seq, d.next) > 0 {
+			break
+		}
+		if ahead(c.seq+uint32(len(c.data)), d.next) > 0 {
+			return c, true
+		}
+		e.memory -= len(c.data)
+		d.ahead = slices.Delete(d.ahead, 0, 1)
+	}
+	return chunk{}, false
+}
+
+// reach gives the session the bytes of dir before to, one piece a call: what was not seen is lost.
+func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
+	d := &f.dirs[dir]
+	far := ahead(to, d.next)
+	if !d.known || d.ended || far <= 0 || far > window || f.session.job != nil {
+		return
+	}
+	if c, ok := d.ready(e); ok {
+		e.memory -= len(c.data)
+		d.ahead = slices.Delete(d.ahead, 0, 1)
+		e.deliver(f, dir, &c)
+		return
+	}
+	if d.finished && ahead(to, d.fin) > 0 {
+		to = d.fin // the FIN itself has a number, too
+	}
+	if len(d.ahead) > 0 && ahead(to, d.ahead[0].seq) > 0 {
+		to = d.ahead[0].seq
+	}
+	n := ahead(to, d.next)
+	if n <= 0 {
+		e.inspect(f, dir, nil, true)
+		return
+	}
+	d.next, d.copies = to, 0
+	if skipped := min(n, d.skip); skipped == n {
+		d.skip -= n
+		d.release(d.next)
+		return
+	}
+	e.stats.Gaps += uint64(n - d.skip)
+	d.skip, d.lost = 0, true
+	e.memory -= len(d.kept)
+	d.kept = nil
+	d.release(d.next)
+	e.inspect(f, dir, nil, false)
+}
+
+// deliver gives the session the bytes of a chunk that are next.
+func (e *Engine) deliver(f *flow, dir helpers.Dir, c *chunk) {
+	d := &f.dirs[dir]
+	data := c.data[-ahead(c.seq, d.next):]
+	if d.finished && ahead(d.fin, d.next) < len(data) {
+		data = data[:max(0, ahead(d.fin, d.next))] // nothing comes behind the end
+	}
+	d.copies = 0
+	e.inspect(f, dir, data, false)
+}
