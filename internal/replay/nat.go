@@ -101,7 +101,7 @@ func (n *translator) tuples(t helpers.Transport, captured helpers.Tuple, inUse f
 	}
 	if src != nil {
 		reply.Dst = netip.AddrPortFrom(src.To, captured.Src.Port())
-		for range 1 << 16 { // a port is kept unless taken
+		for range maxTries { // a port is kept unless taken
 			if !inUse(reply) {
 				break
 			}
@@ -121,7 +121,7 @@ func (n *translator) publish(own end, to netip.Addr) netip.AddrPort {
 		return at.addr
 	}
 	at := end{own.transport, netip.AddrPortFrom(to, own.addr.Port())}
-	for range 1 << 16 {
+	for range maxTries {
 		if _, taken := n.owner[at]; !taken {
 			break
 		}
@@ -142,6 +142,9 @@ func (n *translator) announce(q *expect.Request) {
 func (n *translator) withdraw(which func(id expect.ID, session uint64) bool) {
 	maps.DeleteFunc(n.announced, func(_ end, a announcement) bool { return which(a.id, a.session) })
 }
+
+// maxTries is how many ports are tried; beyond that two end points share one, and only the replay is confused.
+const maxTries = 1024
 
 // nextPort goes round the ports that anybody may use.
 func nextPort(p uint16) uint16 {

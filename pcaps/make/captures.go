@@ -136,6 +136,16 @@ func captures() map[string]func(*wire) {
 				w.transfer(ftp+":20", fmt.Sprintf("%s:%d", alice, 50001+i))
 			}
 		},
+		"cancelled": func(w *wire) { // refused by the server, replaced by another announcement, and without an answer at the end
+			c := w.login(alice+":50000", ftp+":21")
+			c.says(client, "PORT "+numbers(alice+":50001")+"\r\n")
+			c.says(server, "500 no\r\n")
+			c.says(client, "PORT "+numbers(alice+":50002")+"\r\n")
+			c.says(server, "200 fine\r\n")
+			c.says(client, "PASV\r\n")
+			c.says(server, "227 Entering Passive Mode ("+numbers(ftp+":40001")+")\r\n")
+			c.close()
+		},
 		"expired": func(w *wire) { // the data connection comes after the 300 s of the announcement
 			c := w.login(alice+":50000", ftp+":21")
 			c.says(client, "PORT "+numbers(alice+":50001")+"\r\n")
@@ -153,6 +163,8 @@ func captures() map[string]func(*wire) {
 			c.says(client, "PORT "+numbers(alice+":50001")+"\r\n")
 			c.says(server, "200 fine\r\n")
 			w.open(ftp+":20", alice+":50001")
+			d := w.login(bob+":50000", ftp+":21")
+			d.says(client, "PORT "+numbers(bob+":50001")+"\r\nGET / HTTP/1.1\r\n")
 		},
 		"foreign-address": func(w *wire) { // FTP bounce, and a server that names its inside address
 			c := w.login(alice+":50000", ftp+":21")
@@ -185,14 +197,24 @@ func captures() map[string]func(*wire) {
 				c.says(server, "200 fine\r\n")
 			}
 		},
-		"clash": func(w *wire) { // two clients announce the same port; one behind one address under NAT
-			for i, host := range []string{alice, bob} {
-				c := w.login(host+":50000", ftp+":21")
-				c.says(client, "PORT "+numbers(host+":50001")+"\r\n")
-				c.says(server, "200 fine\r\n")
-				c.says(client, "PORT "+numbers(fmt.Sprintf("%s:%d", host, 50002+i))+"\r\n")
-				c.says(server, "200 fine\r\n")
-				w.transfer(ftp+":20", fmt.Sprintf("%s:%d", host, 50002+i))
+		"clash": func(w *wire) { // two clients announce the same ports at the same time
+			var controls []*tcp
+			for _, host := range []string{alice, bob} {
+				controls = append(controls, w.login(host+":50000", ftp+":21"))
+			}
+			for i := range 3 {
+				for _, c := range controls {
+					c.says(client, "PORT "+numbers(fmt.Sprintf("%v:%d", c.ends[client].Addr(), 50001+i))+"\r\n")
+				}
+				for _, c := range controls {
+					c.says(server, "200 fine\r\n")
+					c.says(client, "LIST\r\n")
+					w.transfer(ftp+":20", fmt.Sprintf("%v:%d", c.ends[client].Addr(), 50001+i))
+					c.says(server, "226 done\r\n")
+				}
+			}
+			for _, c := range controls {
+				c.close()
 			}
 		},
 		"tftp": func(w *wire) { // read, and written with an option; the server answers from ports of its own choice
