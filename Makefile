@@ -1,0 +1,37 @@
+# Every target runs from a fresh clone; those that need root say so.
+SHELL := /bin/bash
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+help: ## Print this.
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## Build bin/cthelperd and bin/cthelper.
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+check: ## Vet, formatting, staticcheck, unit tests with the race detector, golden captures, 10 s each fuzz target.
+	go vet ./...
+	cd testdata/outoftree && go vet ./...
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "not as gofmt writes it: $$bad" >&2; exit 1; fi
+	go run $(STATICCHECK) ./...
+	go test -short -race ./...
+	cd testdata/outoftree && go test ./...
+	scripts/fuzz 10s
+
+test: ## All tests: check, and end to end in network namespaces. Needs root.
+	scripts/install
+	$(MAKE) --no-print-directory check
+	go test -count=1 -timeout 15m ./...
+
+long: ## 10 minutes each fuzz target, 100,000 simulated cases, benchmarks; a summary.
+	scripts/long
+
+demo: ## Show a transfer fail without the daemon, and work with it. Needs root.
+	scripts/demo
+
+bench: ## Benchmarks.
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean: ## Remove what was built and downloaded here.
+	rm -rf bin .cache
+
+.PHONY: help build check test long demo bench clean
