@@ -43,7 +43,8 @@ type Engine struct {
 	ticking    bool // a Tick was interrupted by a ticket
 	overflowed bool // packets were lost before they came here
 	step       Step
-	out        []byte // packets of the step's verdicts
+	owed       []Request // for the next Step
+	out        []byte    // packets of the step's verdicts
 	bytes      []byte
 	event      Event
 	scratch    helpers.Result
@@ -84,7 +85,8 @@ func (e *Engine) Handle(p Packet) *Step {
 // begin empties the Step. Time never goes back.
 func (e *Engine) begin(now time.Time) {
 	clear(e.step.Requests)
-	e.step = Step{Requests: e.step.Requests[:0], Verdicts: e.step.Verdicts[:0]}
+	e.step = Step{Requests: append(e.step.Requests[:0], e.owed...), Verdicts: e.step.Verdicts[:0]}
+	e.owed = nil
 	e.out = e.out[:0]
 	if now.After(e.now) {
 		e.now = now
@@ -238,7 +240,7 @@ func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
 	ev.Announced, ev.Note = x.announced, x.note
 	e.tell(ev)
 	if !x.said.Permanent {
-		e.settledEntry(x)
+		e.unsetPending(x)
 	}
 	x.used, x.usedBy = true, pack(c.Transport, c.Orig, 0)
 	if x.said.Helper == "" {
@@ -256,7 +258,7 @@ func (e *Engine) Gone(id expect.ID, now time.Time) *Step {
 	}
 	e.cause = cause{time: now}
 	e.tellEntry(EventCancel, x, CancelEvicted)
-	e.settledEntry(x)
+	e.unsetPending(x)
 	e.maybeOver(x.session)
 	return &e.step
 }
@@ -385,7 +387,7 @@ func (e *Engine) abandon(j *job) {
 		if p.place && !p.placed { // its answer is still to come
 			p.told.ID = p.entry.id
 			left.plans = append(left.plans, *p)
-			e.settledEntry(p.entry)
+			e.unsetPending(p.entry)
 			p.place = false
 			p.refused = RefuseKernel
 			ev := p.entry.event()

@@ -31,6 +31,7 @@ type entry struct {
 	usedBy     key
 	flow       helpers.Tuple // where it was announced, in original direction
 	flowProto  helpers.Transport
+	zone       uint16
 	announced  uint64 // packet
 	timeout    time.Duration
 	note       string // the latest
@@ -75,14 +76,14 @@ func (x *entry) planned() bool {
 // index enters x into the tables by name and end point.
 func (e *Engine) index(x *entry) {
 	e.entries[x.id] = x
-	k := packEnd(x.said.Transport, x.at)
+	k := packEnd(x.said.Transport, x.at, x.zone)
 	x.next = e.ends[k]
 	e.ends[k] = x
 }
 
 func (e *Engine) unindex(x *entry) {
 	delete(e.entries, x.id)
-	k := packEnd(x.said.Transport, x.at)
+	k := packEnd(x.said.Transport, x.at, x.zone)
 	if e.ends[k] == x {
 		if x.next == nil {
 			delete(e.ends, k)
@@ -100,7 +101,7 @@ func (e *Engine) unindex(x *entry) {
 	x.next = nil
 }
 
-// rename gives x another name, and at if it is valid.
+// rename gives x another name.
 func (e *Engine) rename(x *entry) {
 	delete(e.entries, x.id)
 	e.last.Expectation++
@@ -108,6 +109,7 @@ func (e *Engine) rename(x *entry) {
 	e.entries[x.id] = x
 }
 
+// move gives x another place, and another name.
 func (e *Engine) move(x *entry, at netip.AddrPort) {
 	e.unindex(x)
 	x.at = at
@@ -128,8 +130,8 @@ func (e *Engine) setPending(x *entry, p *peer) {
 	e.pending++
 }
 
-// settled says that x is pending no more: used, expired, cancelled or refused.
-func (e *Engine) settledEntry(x *entry) {
+// unsetPending says that x is pending no more: used, expired, cancelled or refused.
+func (e *Engine) unsetPending(x *entry) {
 	if !x.pending {
 		return
 	}
@@ -142,7 +144,7 @@ func (e *Engine) settledEntry(x *entry) {
 
 // forget takes x out of all tables.
 func (e *Engine) forget(x *entry) {
-	e.settledEntry(x)
+	e.unsetPending(x)
 	if e.entries[x.id] != x {
 		return
 	}
@@ -196,7 +198,7 @@ func (e *Engine) cancelEntry(x *entry, why Reason) {
 		e.request(Request{Remove: x.id})
 	}
 	e.tellEntry(EventCancel, x, why)
-	e.settledEntry(x)
+	e.unsetPending(x)
 }
 
 // expired ends an expectation whose time is over.
@@ -215,7 +217,7 @@ func (e *Engine) match(c *Conn, fits func(*entry) bool) *entry {
 	}
 	by := pack(c.Transport, c.Orig, 0)
 	var found *entry
-	for x := e.ends[packEnd(c.Transport, c.Orig.Dst)]; x != nil; x = x.next {
+	for x := e.ends[packEnd(c.Transport, c.Orig.Dst, c.Zone)]; x != nil; x = x.next {
 		if !covers(x.from, c.Orig.Src) || !(x.pending || x.used && x.usedBy == by) || fits != nil && !fits(x) {
 			continue
 		}
@@ -274,7 +276,7 @@ func (x *entry) pairs(y *entry) bool {
 
 // free tells whether nobody else has what x wants to be at.
 func (e *Engine) free(x *entry, at netip.AddrPort) bool {
-	for y := e.ends[packEnd(x.said.Transport, at)]; y != nil; y = y.next {
+	for y := e.ends[packEnd(x.said.Transport, at, x.zone)]; y != nil; y = y.next {
 		if y != x && y.blocks(x) && !(y.session == x.session && y.to == x.to) {
 			return false
 		}
@@ -283,7 +285,7 @@ func (e *Engine) free(x *entry, at netip.AddrPort) bool {
 		return true
 	}
 	half := netip.AddrPortFrom(at.Addr(), at.Port()^1)
-	for y := e.ends[packEnd(x.said.Transport, half)]; y != nil; y = y.next {
+	for y := e.ends[packEnd(x.said.Transport, half, x.zone)]; y != nil; y = y.next {
 		if y != x && (x.said.Paired || y.said.Paired) && y.blocks(x) && !x.pairs(y) {
 			return false
 		}

@@ -213,7 +213,7 @@ func (e *Engine) refuse(p *plan, why Reason, text string) {
 	if p.placed {
 		e.unplace(p)
 	}
-	e.settledEntry(x)
+	e.unsetPending(x)
 	if p.fresh || !x.translated {
 		e.forget(x)
 	}

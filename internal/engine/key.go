@@ -42,12 +42,13 @@ func unpack(b [16]byte, ipv6 bool) netip.Addr {
 type end struct {
 	addr      [16]byte
 	port      uint16
+	zone      uint16
 	transport helpers.Transport
 	ipv6      bool
 }
 
-func packEnd(t helpers.Transport, a netip.AddrPort) end {
-	return end{addr: a.Addr().As16(), port: a.Port(), transport: t, ipv6: a.Addr().Is6()}
+func packEnd(t helpers.Transport, a netip.AddrPort, zone uint16) end {
+	return end{addr: a.Addr().As16(), port: a.Port(), zone: zone, transport: t, ipv6: a.Addr().Is6()}
 }
 
 // ahead is by how many sequence numbers a is in front of b; negative: behind (RFC 9293, section 3.4).

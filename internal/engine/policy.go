@@ -145,7 +145,7 @@ func (e *Engine) judge(j *job, i int) plan {
 	owner := f.sides(said.Owner & 1)
 	x := entry{
 		session: s, said: said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
-		flow: f.orig(), flowProto: f.transport(), announced: e.cause.packet, note: said.Note,
+		flow: f.orig(), flowProto: f.transport(), zone: f.zone, announced: e.cause.packet, note: said.Note,
 	}
 	refuse := func(r Reason) plan {
 		ev := x.event()
