@@ -1,0 +1,70 @@
+package expect
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// natFollowMaster is the function that translates the expected connection as its master is (nf_nat_follow_master). It
+// reads the master's addresses and the port saved in the expectation.
+const natFollowMaster = "nat-follow-master"
+
+var (
+	any4, all4 = netip.AddrFrom4([4]byte{}), netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	any6, all6 = netip.IPv6Unspecified(), netip.AddrFrom16([16]byte{
+		255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+	})
+)
+
+// Compile is what the kernel is told for q, hanging on the master with the original tuple master. It is pure. What it
+// makes is nf_ct_expect_init's and nf_nat_ftp's: the source may be left open, the destination is always exact.
+func Compile(q *Request, master nfnl.Tuple, class uint8) nfnl.Expectation {
+	none, all := any6, all6
+	if q.At.Addr().Is4() {
+		none, all = any4, all4
+	}
+	e := nfnl.Expectation{
+		Master: master,
+		Tuple: nfnl.Tuple{
+			Src: q.From.Addr(), SrcPort: q.From.Port(), Dst: q.At.Addr(), DstPort: q.At.Port(), Proto: uint8(q.Transport),
+		},
+		Mask:    nfnl.Tuple{Src: all, SrcPort: math.MaxUint16, Dst: all, DstPort: math.MaxUint16, Proto: uint8(q.Transport)},
+		Timeout: seconds(q.Timeout),
+		Zone:    q.Master.Zone,
+		Class:   uint32(class),
+	}
+	if !q.From.Addr().IsValid() || q.From.Addr().IsUnspecified() {
+		e.Tuple.Src, e.Mask.Src = none, none
+	}
+	if q.From.Port() == 0 {
+		e.Mask.SrcPort = 0
+	}
+	if q.Permanent {
+		e.Flags = nfnl.ExpectPermanent
+	}
+	if q.NAT {
+		e.NAT, e.Function = true, natFollowMaster
+		e.NATDir = uint32(q.Toward)
+		e.NATTuple = nfnl.Tuple{
+			Src: q.To.Addr(), SrcPort: q.To.Port(), Dst: q.At.Addr(), DstPort: q.At.Port(), Proto: uint8(q.Transport),
+		}
+	}
+	return e
+}
+
+// shadowOf is the entry that q's expectations hang on: the addresses of its master, and port 0 where the server's is,
+// so that no packet meets it. carrier is the protocol of the helper on it.
+func shadowOf(m *Master, carrier uint8) (orig, reply nfnl.Tuple) {
+	orig = nfnl.Tuple{Src: m.Orig.Src.Addr(), SrcPort: m.Orig.Src.Port(), Dst: m.Orig.Dst.Addr(), Proto: carrier}
+	reply = nfnl.Tuple{Src: m.Reply.Src.Addr(), Dst: m.Reply.Dst.Addr(), DstPort: m.Reply.Dst.Port(), Proto: carrier}
+	return orig, reply
+}
+
+// seconds rounds up: an expectation must not end before its time.
+func seconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
+
+// Label is what rules match on connections that a helper led to, where the kernel has objects of our own.
+func Label(helper string) string { return "cth-" + helper }
