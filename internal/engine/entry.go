@@ -29,10 +29,8 @@ type entry struct {
 	asked      bool // the table may have it
 	used       bool // by usedBy
 	usedBy     key
-	flow       helpers.Tuple // where it was announced, in original direction
-	flowProto  helpers.Transport
-	zone       uint16
-	announced  uint64 // packet
+	master     expect.Master // the flow in which it was announced
+	announced  uint64        // packet
 	timeout    time.Duration
 	note       string // the latest
 	owner      *peer  // has it on his account while it is pending
@@ -76,14 +74,14 @@ func (x *entry) planned() bool {
 // index enters x into the tables by name and end point.
 func (e *Engine) index(x *entry) {
 	e.entries[x.id] = x
-	k := packEnd(x.said.Transport, x.at, x.zone)
+	k := packEnd(x.said.Transport, x.at, x.master.Zone)
 	x.next = e.ends[k]
 	e.ends[k] = x
 }
 
 func (e *Engine) unindex(x *entry) {
 	delete(e.entries, x.id)
-	k := packEnd(x.said.Transport, x.at, x.zone)
+	k := packEnd(x.said.Transport, x.at, x.master.Zone)
 	if e.ends[k] == x {
 		if x.next == nil {
 			delete(e.ends, k)
@@ -121,7 +119,9 @@ func (e *Engine) move(x *entry, at netip.AddrPort) {
 // renew takes over what a later announcement of the same end point says.
 func (x *entry) renew(by *entry) {
 	x.said, x.from, x.timeout, x.note = by.said, by.from, by.timeout, by.note
-	x.toward, x.nat, x.flow, x.flowProto, x.announced = by.toward, by.nat, by.flow, by.flowProto, by.announced
+	session := x.master.Session // it may be announced again in another flow of the family
+	x.toward, x.nat, x.master, x.announced = by.toward, by.nat, by.master, by.announced
+	x.master.Session = session
 }
 
 func (e *Engine) setPending(x *entry, p *peer) {
@@ -276,7 +276,7 @@ func (x *entry) pairs(y *entry) bool {
 
 // free tells whether nobody else has what x wants to be at.
 func (e *Engine) free(x *entry, at netip.AddrPort) bool {
-	for y := e.ends[packEnd(x.said.Transport, at, x.zone)]; y != nil; y = y.next {
+	for y := e.ends[packEnd(x.said.Transport, at, x.master.Zone)]; y != nil; y = y.next {
 		if y != x && y.blocks(x) && !(y.session == x.session && y.to == x.to) {
 			return false
 		}
@@ -285,7 +285,7 @@ func (e *Engine) free(x *entry, at netip.AddrPort) bool {
 		return true
 	}
 	half := netip.AddrPortFrom(at.Addr(), at.Port()^1)
-	for y := e.ends[packEnd(x.said.Transport, half, x.zone)]; y != nil; y = y.next {
+	for y := e.ends[packEnd(x.said.Transport, half, x.master.Zone)]; y != nil; y = y.next {
 		if y != x && (x.said.Paired || y.said.Paired) && y.blocks(x) && !x.pairs(y) {
 			return false
 		}

@@ -23,7 +23,7 @@ func (e *Engine) tellEntry(kind EventKind, x *entry, reason Reason) {
 
 func (x *entry) event() Event {
 	return Event{
-		Helper: x.session.helper.Name, Flow: x.flow, FlowProto: x.flowProto, ID: x.id, Dir: x.said.Owner,
+		Helper: x.session.helper.Name, Flow: x.master.Orig, FlowProto: x.master.Transport, ID: x.id, Dir: x.said.Owner,
 		Class: x.session.class(x.said.Class), Transport: x.said.Transport, From: x.from, To: x.to, At: x.at,
 		Permanent: x.said.Permanent, Timeout: x.timeout, Group: x.said.Group, Note: x.said.Note,
 	}

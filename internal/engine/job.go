@@ -55,26 +55,21 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 func (e *Engine) place(j *job) {
 	for i := range j.plans {
 		p := &j.plans[i]
-		if !p.place || p.placed || p.refused != "" {
+		if !p.open() {
 			continue
 		}
 		x := p.entry
 		p.request = len(e.step.Requests)
 		x.asked, x.session.shadow = true, true
-		e.request(Request{Place: x.request(j.flow)})
+		e.request(Request{Place: x.request()})
 	}
 }
 
 // request is what the table is asked to enter for x.
-func (x *entry) request(f *flow) *expect.Request {
+func (x *entry) request() *expect.Request {
 	return &expect.Request{
-		ID: x.id,
-		Master: expect.Master{
-			Session: x.session.id, Helper: x.session.helper.Name, Transport: f.transport(),
-			Orig: f.orig(), Reply: f.reply(), Zone: f.zone, Mark: f.mark,
-		},
-		Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward, From: x.from, At: x.at, To: x.to,
-		NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout,
+		ID: x.id, Master: x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
+		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout,
 	}
 }
 
@@ -105,13 +100,16 @@ func (e *Engine) answered(j *job, answers []error) {
 		e.conclude(j)
 		return
 	}
-	again := false
 	for i := range j.plans {
-		p := &j.plans[i]
-		if !p.place || p.placed || p.refused != "" {
-			continue
+		if p := &j.plans[i]; p.open() {
+			e.placed(p, answer(p.request))
 		}
-		again = e.placed(j, p, answer(p.request)) || again
+	}
+	again := false // only now: half of a pair may move the other half
+	for i := range j.plans {
+		if p := &j.plans[i]; p.failed != nil {
+			again = e.another(j, p) || again
+		}
 	}
 	if again {
 		e.place(j)
@@ -121,37 +119,42 @@ func (e *Engine) answered(j *job, answers []error) {
 	e.rewrite(j)
 }
 
-// placed takes the answer to one Place; true: it is to be asked again, with another port.
-func (e *Engine) placed(j *job, p *plan, err error) bool {
+// open tells whether the table is still to be asked, or to answer.
+func (p *plan) open() bool { return p.place && !p.placed && p.refused == "" }
+
+// placed takes the answer to one Place.
+func (e *Engine) placed(p *plan, err error) {
 	x := p.entry
 	switch {
-	case err == nil && !x.pending: // cancelled meanwhile
-		e.request(Request{Remove: x.id})
+	case !x.pending: // cancelled meanwhile
+		if err == nil {
+			e.request(Request{Remove: x.id})
+		}
 		p.placed = true
-		return false
 	case err == nil:
 		p.placed = true
 		e.stats.Announced++
 		e.timers.set(&x.timer, e.now.Add(x.timeout))
-		return false
-	case !x.pending:
-		p.placed = true
-		return false
-	}
-	x.asked = false
-	if !errors.Is(err, expect.ErrTaken) {
+	case errors.Is(err, expect.ErrTaken):
+		x.asked, p.failed = false, err
+	default:
+		x.asked = false
 		e.refuse(p, RefuseKernel, err.Error())
-		return false
 	}
-	if !e.another(j, p) {
+}
+
+// another gives an end point whose port is taken the next one, together with its partner; false: there is none, and it
+// is refused.
+func (e *Engine) another(j *job, p *plan) bool {
+	p.failed = nil
+	if !e.moved(j, p) {
 		e.refuse(p, RefusePortTaken, "")
 		return false
 	}
 	return true
 }
 
-// another gives an end point whose port is taken the next one, together with its partner.
-func (e *Engine) another(j *job, p *plan) bool {
+func (e *Engine) moved(j *job, p *plan) bool {
 	x := p.entry
 	if p.fixed || !x.translated || p.tries >= maxTries {
 		return false
@@ -200,7 +203,7 @@ func (e *Engine) unplace(p *plan) {
 		p.placed = false
 		e.stats.Announced--
 	}
-	p.entry.asked = false
+	p.entry.asked, p.failed = false, nil
 	e.timers.clear(&p.entry.timer)
 }
 

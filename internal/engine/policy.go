@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
@@ -133,6 +134,7 @@ type plan struct {
 	fresh   bool // the entry was made for it
 	fixed   bool // its port must not change
 	placed  bool
+	failed  error // its place was taken
 	told    Event // of what was refused
 	request int   // index in the Step that asks
 	tries   int
@@ -145,7 +147,11 @@ func (e *Engine) judge(j *job, i int) plan {
 	owner := f.sides(said.Owner & 1)
 	x := entry{
 		session: s, said: said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
-		flow: f.orig(), flowProto: f.transport(), zone: f.zone, announced: e.cause.packet, note: said.Note,
+		announced: e.cause.packet, note: said.Note,
+		master: expect.Master{
+			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(),
+			Zone: f.zone, Mark: f.mark,
+		},
 	}
 	refuse := func(r Reason) plan {
 		ev := x.event()

@@ -49,9 +49,7 @@ type savedEntry struct {
 	Toward                         helpers.Dir
 	NAT, Translated, Pending, Used bool
 	UsedBy                         helpers.Tuple
-	Flow                           helpers.Tuple
-	FlowProto                      helpers.Transport
-	Zone                           uint16
+	Master                         expect.Master
 	Announced                      uint64
 	Timeout                        time.Duration
 	Expires                        time.Time
@@ -131,8 +129,8 @@ func (e *Engine) Save() ([]byte, error) {
 func (x *entry) save() savedEntry {
 	return savedEntry{
 		ID: x.id, Said: x.said, From: x.from, To: x.to, At: x.at, Toward: x.toward, NAT: x.nat,
-		Translated: x.translated, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Flow: x.flow,
-		FlowProto: x.flowProto, Zone: x.zone, Announced: x.announced, Timeout: x.timeout, Expires: x.timer.when, Note: x.note,
+		Translated: x.translated, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
+		Announced: x.announced, Timeout: x.timeout, Expires: x.timer.when, Note: x.note,
 	}
 }
 
@@ -271,8 +269,7 @@ func (e *Engine) loadEntry(s *session, from *savedEntry) error {
 	}
 	x := &entry{
 		id: from.ID, session: s, said: from.Said, from: from.From, to: from.To, at: from.At, toward: from.Toward,
-		nat: from.NAT, translated: from.Translated, used: from.Used, flow: from.Flow, flowProto: from.FlowProto,
-		zone:      from.Zone,
+		nat: from.NAT, translated: from.Translated, used: from.Used, master: from.Master,
 		announced: from.Announced, timeout: from.Timeout, note: from.Note,
 	}
 	if from.Used && from.UsedBy.Src.IsValid() && from.UsedBy.Dst.IsValid() {
