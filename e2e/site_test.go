@@ -1,0 +1,327 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+)
+
+// nat is what the firewall does with addresses.
+type nat string
+
+const (
+	routed     nat = "routed"
+	masquerade nat = "masquerade" // the server sees the firewall's address
+	dnat       nat = "dnat"       // the client speaks to the firewall's address
+)
+
+var nats = []nat{routed, masquerade, dnat}
+
+// family of addresses.
+type family string
+
+const (
+	ipv4 family = "ipv4"
+	ipv6 family = "ipv6"
+)
+
+var families = []family{ipv4, ipv6}
+
+func addrOf(f family, v4, v6 string) netip.Addr {
+	if f == ipv4 {
+		return netip.MustParseAddr(v4)
+	}
+	return netip.MustParseAddr(v6)
+}
+
+func (f family) client() netip.Addr  { return addrOf(f, "10.1.0.2", "fd01::2") }
+func (f family) inside() netip.Addr  { return addrOf(f, "10.1.0.1", "fd01::1") }
+func (f family) outside() netip.Addr { return addrOf(f, "10.2.0.1", "fd02::1") }
+func (f family) server() netip.Addr  { return addrOf(f, "10.2.0.2", "fd02::2") }
+
+// site is a client, a firewall and a server.
+type site struct {
+	t                        *testing.T
+	nat                      nat
+	folder                   string // for files of its processes
+	client, firewall, server *netnstest.NS
+}
+
+// The only accept rules are the control port and what is established or related. What else there is of TCP and UDP is
+// counted and refused, so that a failure is seen at once. Neighbours are set, not asked: ICMPv6 needs no rule.
+const filterRules = `table inet filter {
+	counter related { }
+	counter rejected { }
+	chain refuse {
+		meta l4proto { tcp, udp } counter name rejected
+		meta l4proto tcp reject with tcp reset
+		meta l4proto udp reject
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state related counter name related
+		ct state established,related accept
+		%s accept
+		jump refuse
+	}
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		jump refuse
+	}
+}
+`
+
+var natRules = map[nat]string{
+	routed: "",
+	masquerade: `table inet nat {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		oifname "outside" masquerade
+	}
+}
+`,
+	dnat: `table inet nat {
+	chain prerouting {
+		type nat hook prerouting priority dstnat;
+		iifname "inside" ip daddr 10.1.0.1 %[1]s dnat ip to 10.2.0.2
+		iifname "inside" ip6 daddr fd01::1 %[1]s dnat ip6 to fd02::2
+	}
+}
+`,
+}
+
+// newSite makes one whose firewall lets in connections to FTP's port.
+func newSite(t *testing.T, n nat) *site { return newSiteWith(t, n, "tcp dport 21") }
+
+// newSiteWith makes one whose firewall lets in what control matches, in nftables' words.
+func newSiteWith(t *testing.T, n nat, control string) *site {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("end to end: not with -short")
+	}
+	s := &site{t: t, nat: n, client: netnstest.New(t), firewall: netnstest.New(t), server: netnstest.New(t)}
+	s.folder = t.TempDir()
+	if err := os.Chmod(filepath.Dir(s.folder), 0o755); err != nil { // servers change their user
+		t.Fatal(err)
+	}
+	both := func(f func(family) netip.Addr) []string {
+		return []string{f(ipv4).String() + "/24", f(ipv6).String() + "/64"}
+	}
+	netnstest.Veth(s.client, "c", both(family.client), s.firewall, "inside", both(family.inside))
+	netnstest.Veth(s.firewall, "outside", both(family.outside), s.server, "s", both(family.server))
+	neighbours(s.client, "c", "02:00:00:00:01:02", family.client, s.firewall, "inside", "02:00:00:00:01:01", family.inside)
+	neighbours(s.firewall, "outside", "02:00:00:00:02:01", family.outside, s.server, "s", "02:00:00:00:02:02", family.server)
+	for _, f := range families {
+		s.client.Route(f.inside().String())
+		// Also under masquerade: then a packet to an inside address is refused by the firewall's rules, and counted.
+		s.server.Route(f.outside().String())
+	}
+	s.firewall.Sysctl("net.ipv4.ip_forward", "1")
+	s.firewall.Sysctl("net.ipv6.conf.all.forwarding", "1")
+	rules := fmt.Sprintf(filterRules, control)
+	if r := natRules[n]; strings.Contains(r, "%") {
+		rules += fmt.Sprintf(r, control)
+	} else {
+		rules += r
+	}
+	s.firewall.Run("nft", rules)
+	return s
+}
+
+// neighbours makes the ends of a link know each other's link-layer addresses.
+func neighbours(a *netnstest.NS, aDev, aMAC string, aAddr func(family) netip.Addr,
+	b *netnstest.NS, bDev, bMAC string, bAddr func(family) netip.Addr) {
+	a.Run("ip", "link", "set", aDev, "address", aMAC)
+	b.Run("ip", "link", "set", bDev, "address", bMAC)
+	for _, f := range families {
+		a.Run("ip", "neigh", "replace", bAddr(f).String(), "lladdr", bMAC, "dev", aDev, "nud", "permanent")
+		b.Run("ip", "neigh", "replace", aAddr(f).String(), "lladdr", aMAC, "dev", bDev, "nud", "permanent")
+	}
+}
+
+// host is what the client calls the server.
+func (s *site) host(f family) netip.Addr {
+	if s.nat == dnat {
+		return f.inside()
+	}
+	return f.server()
+}
+
+// counter reads one of the rule set's counters.
+func (s *site) counter(name string) int {
+	s.t.Helper()
+	out := s.firewall.Run("nft", "list", "counter", "inet", "filter", name)
+	m := regexp.MustCompile(`packets (\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		s.t.Fatalf("no counter in %q", out)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// kernelHelper gives control connections the kernel's own FTP helper: a stand-in for the daemon that shows whether the
+// site itself is right.
+func (s *site) kernelHelper() {
+	s.t.Helper()
+	s.firewall.Run("nft", `table inet helper {
+	ct helper ftp { type "ftp" protocol tcp; }
+	chain prerouting { type filter hook prerouting priority filter; tcp dport 21 ct helper set "ftp"; }
+}`)
+}
+
+// output is what a process wrote, for several readers.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// process is one that runs until stopped.
+type process struct {
+	t    testing.TB
+	name string
+	cmd  *exec.Cmd
+	out  output
+	done chan struct{}
+}
+
+// start runs a program in a namespace. It is the first process of a process namespace: its children end with it.
+func start(t testing.TB, ns *netnstest.NS, env []string, program string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	var err error
+	ns.Do(func() { err = p.cmd.Start() })
+	if err != nil {
+		t.Fatalf("start %s: %v", program, err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.done
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", p.name, p.out.String())
+		}
+	})
+	return p
+}
+
+const patience = 10 * time.Second
+
+// until waits for a condition that the process brings about.
+func (p *process) until(what string, holds func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		select {
+		case <-p.done:
+			p.t.Fatalf("%s ended (%v) before it %s", p.name, p.cmd.ProcessState, what)
+		default:
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s: not within %v: it %s", p.name, patience, what)
+		}
+	}
+}
+
+// says waits until the process has written text n times.
+func (p *process) says(text string, n int) {
+	p.t.Helper()
+	p.until(fmt.Sprintf("says %q %d times", text, n), func() bool { return strings.Count(p.out.String(), text) >= n })
+}
+
+// stop ends the process in good order.
+func (p *process) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s does not end", p.name)
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		p.t.Fatalf("%s: exit code %d", p.name, code)
+	}
+}
+
+// daemon starts cthelperd in the firewall and waits until it works.
+func (s *site) daemon(args ...string) *process {
+	s.t.Helper()
+	return s.daemonOf(shared.daemon, args...)
+}
+
+func (s *site) daemonOf(program string, args ...string) *process {
+	s.t.Helper()
+	d := start(s.t, s.firewall, nil, program, append([]string{"run"}, args...)...)
+	d.says("msg=ready", 1)
+	return d
+}
+
+// config writes a configuration file for the daemon.
+func (s *site) config(text string) string {
+	s.t.Helper()
+	path := filepath.Join(s.folder, "cthelperd.yaml")
+	s.write(path, text)
+	return path
+}
+
+func (s *site) write(path, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// run runs a program in a namespace to its end, within the time given.
+func run(ns *netnstest.NS, within time.Duration, folder string, stdin io.Reader, program string, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = folder, stdin, &out, &out
+	cmd.Env = append(os.Environ(), "HOME="+folder, "LC_ALL=C")
+	var err error
+	ns.Do(func() { err = cmd.Start() })
+	if err != nil {
+		return "", err
+	}
+	alarm := time.AfterFunc(within, func() { cmd.Process.Kill() })
+	err = cmd.Wait()
+	alarm.Stop()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", program, err, out.String())
+	}
+	return out.String(), err
+}
