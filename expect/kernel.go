@@ -109,6 +109,9 @@ func (k *Kernel) Label(helper string) string {
 	return k.carrier[unix.AF_INET].name
 }
 
+// Own says whether expectations hang on helper objects of our own.
+func (k *Kernel) Own() bool { return len(k.own) > 0 }
+
 // Way says in words what expectations hang on.
 func (k *Kernel) Way() string {
 	if len(k.own) > 0 {

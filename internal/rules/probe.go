@@ -24,7 +24,7 @@ type Features struct {
 // (CAP_SYS_ADMIN to make the namespace); else ErrPermission.
 func Probe() (Features, error) {
 	var f Features
-	err := inScratch(func() error {
+	err := Scratch(func() error {
 		var err error
 		f, err = probe()
 		return err
@@ -38,8 +38,8 @@ func Probe() (Features, error) {
 	return f, nil
 }
 
-// inScratch runs f on a thread in a new network namespace.
-func inScratch(f func() error) error {
+// Scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
+func Scratch(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread()
