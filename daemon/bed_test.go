@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -91,9 +92,17 @@ func (l *logBuffer) String() string {
 // command starts cthelperd in the firewall.
 func (b *bed) command(args ...string) *process {
 	b.t.Helper()
-	p := &process{t: b.t, cmd: exec.Command("/proc/self/exe", args...), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), asDaemon+"=1")
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p := &process{t: b.t}
+	p.start(b, &p.log, "1", args...)
+	return p
+}
+
+// start lets a cthelperd write to out; mode is the value of asDaemon.
+func (p *process) start(b *bed, out io.Writer, mode string, args ...string) {
+	p.t.Helper()
+	p.cmd, p.done = exec.Command("/proc/self/exe", args...), make(chan struct{})
+	p.cmd.Env = append(os.Environ(), asDaemon+"="+mode)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
 	var err error
 	b.firewall.Do(func() { err = p.cmd.Start() })
 	if err != nil {
@@ -110,7 +119,6 @@ func (b *bed) command(args ...string) *process {
 			b.t.Logf("cthelperd %s (process %d) wrote:\n%s", strings.Join(args, " "), p.cmd.Process.Pid, p.log.String())
 		}
 	})
-	return p
 }
 
 // run starts a daemon and waits until it works.

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -243,6 +244,42 @@ func TestStateOverRestart(t *testing.T) {
 		b.command("cleanup").ends(0)
 		b.wants("after cleanup", left{})
 	})
+}
+
+// A log that nobody reads blocks neither packets nor the end.
+func TestLogNobodyReads(t *testing.T) {
+	b := newBed(t, false)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	d := &process{t: t}
+	d.start(b, w, "unread", "run")
+	for deadline := time.Now().Add(patience); !b.left().Queue; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no queue")
+		}
+	}
+	c := b.connect()
+	const refused, size = 5000, 64 << 10 // lines, of more than 100 bytes each; the pipe's size
+	for range refused / 100 {
+		c.say("%s", strings.TrimSuffix(strings.Repeat("PORT 10,1,0,2,0,5\r\n", 100), "\r\n"))
+		for range 100 {
+			c.expect("200")
+		}
+	}
+	b.works("passive", c.passive)
+	d.stop()
+	w.Close()
+	got, err := io.ReadAll(r)
+	if err != nil || len(got) < size {
+		t.Fatalf("the pipe held %d bytes (%v), it was never full", len(got), err)
+	}
+	if n := strings.Count(string(got), "reason=low-port"); n == 0 || n >= refused {
+		t.Errorf("%d lines of %d refusals, want some", n, refused)
+	}
 }
 
 func TestNotify(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/internal/rules"
@@ -47,6 +48,7 @@ func (c runCommand) Run(p *program) (err error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1)
 	defer signal.Stop(signals)
+	signal.Ignore(unix.SIGPIPE) // the reader of the log may go; the daemon stays
 
 	d := &daemon{
 		load: func() (*config.Config, error) { return c.load(p) },
@@ -90,6 +92,7 @@ type daemon struct {
 	running  bool   // everything is in place
 	saved    bool   // the state was loaded from the file, which is of no more use
 	failed   uint64 // verdicts that could not be sent
+	missed   uint64 // packets that did not fit into the queue
 	cut      uint64 // packets that were longer than a queue can show
 }
 
@@ -104,7 +107,7 @@ func (d *daemon) start() (err error) {
 	if d.features, err = rules.Probe(); err != nil {
 		return err
 	}
-	if d.tables, err = openTables(d.cfg, d.log); err != nil {
+	if d.tables, err = openTables(d.cfg); err != nil {
 		return err
 	}
 	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
@@ -114,7 +117,7 @@ func (d *daemon) start() (err error) {
 	if err := d.openQueue(); err != nil {
 		return err
 	}
-	if err := rules.Install(d.rulesConfig(d.cfg)); err != nil {
+	if err := rules.Install(d.rules(d.cfg)); err != nil {
 		return err
 	}
 	d.running = true
@@ -124,7 +127,7 @@ func (d *daemon) start() (err error) {
 		}
 	}
 	d.log.Info("ready", "version", version(), "helpers", helperNames(d.cfg.Helpers()), "queue", d.cfg.Queue.Number,
-		"rules", string(d.cfg.Rules), "expectations", d.tables.way())
+		"rules", string(d.cfg.Rules), "expectations", d.tables.kernel.Way())
 	d.notify(systemd.SdNotifyReady)
 	return nil
 }
@@ -146,6 +149,7 @@ func (d *daemon) takeOver() {
 		return
 	}
 	d.saved = true
+	d.adopt()
 	s := d.engine.Stats()
 	d.log.Info("took over from an earlier run", "file", d.cfg.State, "flows", s.Flows, "sessions", s.Sessions, "pending", s.Pending)
 	d.resync()
@@ -168,6 +172,8 @@ func (d *daemon) openQueue() (err error) {
 func (d *daemon) loop(signals <-chan os.Signal) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	audit := time.NewTicker(auditEvery)
+	defer audit.Stop()
 	for {
 		select {
 		case batch, ok := <-d.queue.Packets():
@@ -175,11 +181,13 @@ func (d *daemon) loop(signals <-chan os.Signal) error {
 				return fmt.Errorf("queue %d: %w", d.cfg.Queue.Number, d.queue.Err())
 			}
 			d.packets(batch)
-		case ev, ok := <-d.tables.events:
+		case batch, ok := <-d.tables.watcher.Events():
 			if !ok {
-				return fmt.Errorf("connection tracking events: %w", d.tables.failed)
+				return fmt.Errorf("conntrack events: %w", d.tables.watcher.Err())
 			}
-			d.event(ev)
+			d.events(batch)
+		case <-audit.C:
+			d.audit()
 		case <-timer.C:
 			d.drive(d.engine.Tick(time.Now()))
 		case sig := <-signals:
@@ -201,11 +209,46 @@ func (d *daemon) loop(signals <-chan os.Signal) error {
 	}
 }
 
-// tick is how often the engine's clock is looked at, at most.
-const tick = time.Millisecond
+const (
+	tick       = time.Millisecond // how often the engine's clock is looked at, at most
+	auditEvery = 5 * time.Second  // how often it is asked what the kernel tells by no event
+)
 
-// packets hands packets to the engine.
+// audit asks for what the kernel tells by no event: expectations that were evicted, packets that did not fit into the
+// queue.
+func (d *daemon) audit() {
+	evicted, err := d.tables.evicted()
+	if err != nil {
+		d.log.Warn("the table of expectations cannot be read", "error", err)
+	}
+	for _, id := range evicted {
+		d.gone(id)
+	}
+	d.overflow()
+}
+
+// overflow tells the engine if packets passed unseen, or were dropped.
+func (d *daemon) overflow() {
+	s, err := d.queue.Stats()
+	if err != nil {
+		return
+	}
+	if n := s.Overruns + s.Kernel.Dropped + s.Kernel.UserDropped; n > d.missed {
+		d.log.Warn("packets did not fit into the queue", "packets", n-d.missed)
+		d.missed = n
+		d.engine.Overflowed()
+	}
+}
+
+func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
+	d.overflow() // it may be why this connection is met late
+	return d.tables.lookup(t, seen)
+}
+
+// packets hands packets to the engine. Their time is this process's clock, as Tick's is: the kernel's stamp jumps when
+// somebody sets the time.
 func (d *daemon) packets(batch []queue.Packet) {
+	now := time.Now()
 	for i := range batch {
 		p := &batch[i]
 		if p.Truncated { // it must go as it came
@@ -213,7 +256,7 @@ func (d *daemon) packets(batch []queue.Packet) {
 			d.verdict(engine.Verdict{ID: uint64(p.ID)})
 			continue
 		}
-		in := engine.Packet{ID: uint64(p.ID), Time: p.Time, Data: p.Data}
+		in := engine.Packet{ID: uint64(p.ID), Time: now, Data: p.Data}
 		if p.Conntrack != nil {
 			in.Conn = d.tables.packetConn(p)
 		}
@@ -232,10 +275,20 @@ func (d *daemon) verdict(v engine.Verdict) {
 	}
 }
 
+// rules is what the table inet cthelperd is made from.
+func (d *daemon) rules(cfg *config.Config) rules.Config {
+	return rulesConfig(cfg, d.features, d.tables.kernel.Label)
+}
+
 func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 	c := cfg.Engine()
 	c.Lookup = d.lookup
-	c.Record = func(ev *engine.Event) { logEvent(d.log, ev) }
+	c.Record = func(ev *engine.Event) {
+		if ev.Kind == engine.EventRelated && !ev.Permanent {
+			d.tables.kernel.Used(ev.ID)
+		}
+		logEvent(d.log, ev)
+	}
 	return c
 }
 
@@ -264,7 +317,7 @@ func (d *daemon) change(cfg *config.Config) error {
 	if err := d.engine.Reload(d.engineConfig(cfg)); err != nil {
 		return errors.Join(err, d.tables.reload(d.cfg))
 	}
-	if err := rules.Install(d.rulesConfig(cfg)); err != nil {
+	if err := rules.Install(d.rules(cfg)); err != nil {
 		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg))
 	}
 	d.cfg = cfg

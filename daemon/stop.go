@@ -6,6 +6,7 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
@@ -79,4 +80,11 @@ func (d *daemon) leave() {
 		d.log.Error("the state cannot be written: what was announced is closed", "file", d.cfg.State, "error", err)
 	}
 	d.drive(d.engine.Stop(time.Now()))
+	_, others, err := otherLocks(lockFolder, d.lock)
+	if err == nil {
+		_, err = expect.Clean(d.cfg.Helpers(), others == 0) // what a run before left, too
+	}
+	if err != nil {
+		d.log.Error("something may be left: cthelperd cleanup removes it", "error", err)
+	}
 }

@@ -1,30 +1,249 @@
 package daemon
 
 import (
-	"log/slog"
+	"errors"
+	"fmt"
+	"time"
 
+	"github.com/cthelperd/cthelperd/expect"
+	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
-	"github.com/cthelperd/cthelperd/internal/rules"
 	"github.com/cthelperd/cthelperd/queue"
 )
 
+// tables are the kernel's connections and expectations, as the engine asks for them.
 type tables struct {
-	events chan event
-	failed error
+	kernel  *expect.Kernel
+	flows   *flows.Table
+	watcher *flows.Watcher
+	// existing are control connections that began before the daemon did, or before it knew their port.
+	existing map[connection]struct{}
+	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
+	adjustable map[connection]bool
+	suspects   map[expect.ID]bool // were not in the kernel's table the last time
 }
-type event struct{}
 
-func openTables(cfg *config.Config, log *slog.Logger) (*tables, error) { panic("wait") }
-func (t *tables) Do(engine.Request) error                              { panic("wait") }
-func (t *tables) way() string                                          { panic("wait") }
-func (t *tables) reload(cfg *config.Config) error                      { panic("wait") }
-func (t *tables) packetConn(p *queue.Packet) *engine.Conn              { panic("wait") }
-func (t *tables) close() error                                         { panic("wait") }
-func (d *daemon) event(event)                                          { panic("wait") }
-func (d *daemon) resync()                                              { panic("wait") }
-func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
-	panic("wait")
+// connection names an entry of the connection table.
+type connection struct {
+	transport helpers.Transport
+	orig      helpers.Tuple
+	zone      uint16
 }
-func (d *daemon) rulesConfig(cfg *config.Config) rules.Config { panic("wait") }
+
+// openTables opens the tables of the calling thread's network namespace. Events count from here on.
+func openTables(cfg *config.Config) (t *tables, err error) {
+	t = &tables{
+		existing: map[connection]struct{}{}, adjustable: map[connection]bool{}, suspects: map[expect.ID]bool{},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	if t.kernel, err = expect.OpenKernel(cfg.Helpers()); err != nil {
+		return t, err
+	}
+	if t.flows, err = flows.Open(); err != nil {
+		return t, err
+	}
+	if t.watcher, err = flows.Watch(); err != nil {
+		return t, err
+	}
+	return t, t.noteExisting(cfg)
+}
+
+func (t *tables) close() (err error) {
+	if t.watcher != nil {
+		err = errors.Join(err, t.watcher.Close())
+	}
+	if t.flows != nil {
+		err = errors.Join(err, t.flows.Close())
+	}
+	if t.kernel != nil {
+		err = errors.Join(err, t.kernel.Close())
+	}
+	return err
+}
+
+// reload makes the tables ready for another configuration.
+func (t *tables) reload(cfg *config.Config) error {
+	return errors.Join(t.kernel.Use(cfg.Helpers()), t.noteExisting(cfg))
+}
+
+// noteExisting remembers the connections at the helpers' ports that are there now. Of those that are read already it
+// changes nothing.
+func (t *tables) noteExisting(cfg *config.Config) error {
+	type port struct {
+		transport helpers.Transport
+		number    uint16
+	}
+	control := map[port]bool{}
+	for _, h := range cfg.Helpers() {
+		for _, p := range h.Ports {
+			control[port{h.Transport, p}] = true
+		}
+	}
+	return t.flows.Each(func(f *flows.Flow) {
+		if control[port{f.Transport, f.Orig.Dst.Port()}] || control[port{f.Transport, f.Reply.Src.Port()}] {
+			t.existing[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
+		}
+	})
+}
+
+// Do carries out a request of the engine.
+func (t *tables) Do(r engine.Request) error {
+	switch {
+	case r.Place != nil:
+		return t.kernel.Place(*r.Place)
+	case r.Remove != 0:
+		return t.kernel.Remove(r.Remove)
+	case r.Adjust != nil:
+		a := r.Adjust
+		return t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
+	case r.Forget != 0:
+		return t.kernel.Forget(r.Forget)
+	}
+	return fmt.Errorf("empty request")
+}
+
+// lookup finds the connection of a packet that was seen behind NAT: the table has the turned tuple.
+func (t *tables) lookup(tr helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
+	f, err := t.flows.Get(tr, seen.Turned(), 0)
+	if errors.Is(err, flows.ErrNotFound) {
+		return engine.Conn{}, engine.ErrNotTracked
+	}
+	if err != nil {
+		return engine.Conn{}, err
+	}
+	return t.conn(&f), nil
+}
+
+// packetConn is what a queued packet itself says of its connection; nil: nothing that can be read.
+func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
+	f, err := flows.Parse(p.Conntrack)
+	if err != nil {
+		return nil
+	}
+	c := t.conn(&f)
+	return &c
+}
+
+func (t *tables) conn(f *flows.Flow) engine.Conn {
+	name := connection{f.Transport, f.Orig, f.Zone}
+	_, existing := t.existing[name]
+	c := engine.Conn{
+		Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark, Existing: existing,
+	}
+	for dir, a := range f.Adjust {
+		if a != nil {
+			c.Adjust[dir] = engine.SeqAdjust(*a)
+		}
+	}
+	if f.Transport == helpers.TCP && f.Translated() {
+		can, asked := t.adjustable[name]
+		if !asked {
+			var err error
+			if can, err = t.flows.Adjustable(f); err == nil {
+				t.adjustable[name] = can
+			}
+		}
+		c.Adjustable = can
+	}
+	return c
+}
+
+// ended forgets what is known of a connection.
+func (t *tables) ended(f *flows.Flow) {
+	name := connection{f.Transport, f.Orig, f.Zone}
+	delete(t.existing, name)
+	delete(t.adjustable, name)
+}
+
+// evicted are the expectations that have left the kernel's table and nobody said so: not used, as an event would have
+// come since they were missed first.
+func (t *tables) evicted() ([]expect.ID, error) {
+	lost, err := t.kernel.Lost()
+	if err != nil {
+		return nil, err
+	}
+	var out []expect.ID
+	suspects := map[expect.ID]bool{}
+	for _, id := range lost {
+		if t.suspects[id] {
+			out = append(out, id)
+		} else {
+			suspects[id] = true
+		}
+	}
+	t.suspects = suspects
+	return out, nil
+}
+
+// events takes what happened to connections to the engine.
+func (d *daemon) events(batch []flows.Event) {
+	for i := range batch {
+		ev := &batch[i]
+		switch now := time.Now(); {
+		case ev.Lost:
+			d.log.Warn("conntrack events were lost: the tables are compared")
+			d.resync()
+		case ev.Destroyed:
+			d.tables.ended(&ev.Flow)
+			d.drive(d.engine.Ended(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
+		default:
+			d.drive(d.engine.Related(d.tables.conn(&ev.Flow), 0, now))
+		}
+	}
+}
+
+// resync compares the engine with the kernel's tables, where events are missing: connections that are gone, and
+// expectations that were used or are gone.
+func (d *daemon) resync() {
+	lost, err := d.tables.kernel.Lost()
+	there, expected := map[connection]struct{}{}, []flows.Flow{}
+	if err == nil {
+		err = d.tables.flows.Each(func(f *flows.Flow) {
+			there[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
+			if f.Expected() {
+				expected = append(expected, *f)
+			}
+		})
+	}
+	if err != nil {
+		d.log.Error("the kernel's tables cannot be read", "error", err)
+		return
+	}
+	now := time.Now()
+	if len(lost) > 0 {
+		for i := range expected {
+			d.drive(d.engine.Related(d.tables.conn(&expected[i]), 0, now))
+		}
+	}
+	var ended []engine.Conn
+	for c := range d.engine.Connections() {
+		if _, ok := there[connection{c.Transport, c.Orig, c.Zone}]; !ok {
+			ended = append(ended, c)
+		}
+	}
+	for _, c := range ended {
+		d.drive(d.engine.Ended(c.Transport, c.Orig, c.Zone, now))
+	}
+	for _, id := range lost {
+		d.gone(id)
+	}
+}
+
+// gone says that an expectation is in no table any more.
+func (d *daemon) gone(id expect.ID) {
+	d.tables.kernel.Used(id)
+	d.drive(d.engine.Gone(id, time.Now()))
+}
+
+// adopt tells the tables what the engine loaded from a state file.
+func (d *daemon) adopt() {
+	for q, until := range d.engine.Pending() {
+		d.tables.kernel.Adopt(*q, until)
+	}
+}

@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"errors"
+
+	"github.com/cthelperd/cthelperd/expect"
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// expectations is what a kernel offers to hang expectations on.
+type expectations struct {
+	objects bool                       // helper objects of our own
+	label   func(helper string) string // what rules match on announced connections
+	way     string
+	err     error // why there is none
+}
+
+// ideal is a kernel that has everything.
+func ideal() expectations { return expectations{objects: true, label: expect.Label} }
+
+// probeExpectations changes nothing: where the kernel has helper objects, none is registered.
+func probeExpectations(all []helpers.Helper) (e expectations, err error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return e, err
+	}
+	_, err = conn.Helpers()
+	if err = errors.Join(err, conn.Close()); err == nil {
+		return ideal(), nil
+	}
+	if !errors.Is(err, nfnl.ErrNoHelperObjects) {
+		return e, err
+	}
+	kernel, err := expect.OpenKernel(all)
+	if errors.Is(err, expect.ErrNoCarrier) {
+		return expectations{label: expect.Label, err: err}, nil
+	}
+	if err != nil {
+		return e, err
+	}
+	labels := map[string]string{}
+	for _, h := range all {
+		labels[h.Name] = kernel.Label(h.Name)
+	}
+	return expectations{label: func(h string) string { return labels[h] }, way: kernel.Way()}, kernel.Close()
+}
+
+func (e *expectations) findings() []finding {
+	return []finding{
+		{
+			what: "expectations hang on helper objects of our own (nfnetlink_cthelper)", ok: e.objects,
+			needs: "CONFIG_NF_CT_NETLINK_HELPER", then: choose(e.objects, "they are used: 1 to 4 classes a helper, limits of their own",
+				choose(e.err == nil, "an in-kernel helper carries them instead", "nothing can be expected")),
+		},
+		{
+			what: "an in-kernel helper can carry expectations", ok: !e.objects && e.err == nil,
+			needs: "CONFIG_NF_CONNTRACK_H323, or _IRC, _SANE, _FTP", then: choose(e.objects, "it is not needed",
+				choose(e.err == nil, e.way, "nothing can be expected")),
+		},
+	}
+}
