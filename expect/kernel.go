@@ -1,6 +1,7 @@
 package expect
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -255,6 +256,68 @@ func (k *Kernel) Adopt(q Request, until time.Time) {
 	}
 	k.placed[q.ID] = place{s, Compile(&q, orig, 0).Tuple, until}
 	s.placed[q.ID] = struct{}{}
+}
+
+// saved is what Save writes of one shadow.
+type saved struct {
+	Session     uint64
+	Orig, Reply nfnl.Tuple
+	Zone        uint16
+	Mark        uint32
+	Carrier     savedCarrier
+	Until       time.Time
+	Placed      []savedPlace
+}
+
+type savedCarrier struct {
+	Name     string
+	L4       uint8
+	Capacity int
+	Timeout  uint32
+	Own      bool
+}
+
+type savedPlace struct {
+	ID    ID
+	Tuple nfnl.Tuple
+	Until time.Time
+}
+
+// Save is what is in the kernel's table, for Load in another process; it stays there.
+func (k *Kernel) Save() ([]byte, error) {
+	all := []saved{}
+	for key, s := range k.shadows {
+		one := saved{
+			Session: key.session, Orig: s.orig, Reply: s.reply, Zone: s.zone, Mark: s.mark, Until: s.until,
+			Carrier: savedCarrier{s.carrier.name, s.carrier.l4, s.carrier.capacity, s.carrier.timeout, s.carrier.own},
+		}
+		for id := range s.placed {
+			one.Placed = append(one.Placed, savedPlace{id, k.placed[id].tuple, k.placed[id].until})
+		}
+		all = append(all, one)
+	}
+	return json.Marshal(all)
+}
+
+// Load takes over what Save wrote. It fails as a whole or not at all.
+func (k *Kernel) Load(state []byte) error {
+	var all []saved
+	if err := json.Unmarshal(state, &all); err != nil {
+		return fmt.Errorf("state of the expectation table: %w", err)
+	}
+	for _, one := range all {
+		c := one.Carrier
+		s := &shadow{
+			orig: one.Orig, reply: one.Reply, zone: one.Zone, mark: one.Mark, until: one.Until, placed: map[ID]struct{}{},
+			carrier: carrier{c.Name, c.L4, c.Capacity, c.Timeout, c.Own},
+		}
+		k.shadows[shadowKey{one.Session, one.Orig, one.Zone}] = s
+		for _, p := range one.Placed {
+			k.placed[p.ID] = place{s, p.Tuple, p.Until}
+			s.placed[p.ID] = struct{}{}
+		}
+	}
+	return nil
 }
 
 // Forget deletes the shadows of a session, and with them all that hangs on them.
