@@ -184,9 +184,13 @@ func (b *bed) verdict(v engine.Verdict) {
 	var w packet.View
 	if w.Decode(data) == nil && w.Transport() == helpers.TCP {
 		k := b.adjust(p.orig)
+		valid := w.Valid()
 		l4 := w.Data()[len(w.Data())-len(w.Payload())-tcpHeader:]
 		seqAdjust(l4[4:], k[p.dir])
 		ackAdjust(l4[8:], k[p.dir.Other()])
+		if valid { // the kernel corrects the checksum, right or wrong
+			data, _ = w.Append(nil, packet.Change{Payload: w.Payload(), Seq: w.Seq(), Ack: w.Ack()})
+		}
 	}
 	b.out[v.ID] = data
 }
@@ -392,4 +396,8 @@ func udpPacket(t helpers.Tuple, text string) []byte {
 	binary.BigEndian.PutUint16(l4[4:], uint16(8+len(text)))
 	l4[6] = 1 // a checksum is wanted
 	return ipPacket(t, helpers.UDP, append(l4, text...))
+}
+
+func addPort(a netip.AddrPort, n int) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr(), a.Port()+uint16(n))
 }

@@ -1,0 +1,458 @@
+package engine_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/internal/packet"
+)
+
+// receiver puts together what arrives at one end, as TCP does.
+type receiver struct {
+	next   uint32
+	stream []byte
+	early  map[uint32][]byte
+}
+
+// take gives an error if bytes that arrived before arrive otherwise.
+func (r *receiver) take(seq uint32, data []byte) error {
+	behind := int(int32(r.next - seq))
+	if behind < 0 {
+		if len(r.early[seq]) < len(data) {
+			r.early[seq] = data
+		}
+		return nil
+	}
+	old := min(behind, len(data))
+	if behind <= len(r.stream) {
+		if had := r.stream[len(r.stream)-behind:][:old]; string(had) != string(data[:old]) {
+			return fmt.Errorf("%q arrived first, then %q", had, data[:old])
+		}
+	}
+	r.stream = append(r.stream, data[old:]...)
+	r.next += uint32(len(data) - old)
+	for seq, data := range r.early {
+		if int32(r.next-seq) >= 0 {
+			delete(r.early, seq)
+			return r.take(seq, data)
+		}
+	}
+	return nil
+}
+
+// However a stream is cut, repeated and disordered, the announcements are the same, the receiver gets the same bytes,
+// and the sender is told what has arrived.
+func TestAnyCut(t *testing.T) {
+	text := "hello\nopen tcp 10.0.0.1:4000 group 1\nmore\nopen tcp 10.0.0.1:60001 group 2\n" +
+		"open tcp 10.0.0.1:4000 group 1\nopen udp 203.0.113.1:4444 group 3\nbye\n"
+	tests := []struct {
+		name string
+		conn engine.Conn
+		want string
+	}{
+		{"plain", plainConn(helpers.TCP), text},
+		{"SNAT", snatConn(helpers.TCP), strings.ReplaceAll(text, "10.0.0.1", "203.0.113.1")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for seed := range uint64(600) {
+				rnd := rand.New(rand.NewPCG(seed, 1))
+				isn := uint32(1000)
+				if seed%2 == 1 {
+					isn = -uint32(rnd.IntN(200))
+				}
+				if err := anyCut(t, tt.conn, text, tt.want, isn, rnd, int(seed)); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
+		})
+	}
+}
+
+func anyCut(t *testing.T, c engine.Conn, text, want string, isn uint32, rnd *rand.Rand, seed int) error {
+	b := newBed(t, func(cfg *engine.Config) {
+		cfg.Limits.HoldSegs, cfg.Limits.HoldBytes = 10000, 1<<20
+	})
+	f := b.tcp(c, isn)
+	var pieces [][2]int
+	switch {
+	case seed < 2*len(text): // in two
+		pieces = [][2]int{{0, seed / 2}, {seed / 2, len(text)}}
+	default:
+		for at := 0; at < len(text); {
+			n := 1 + rnd.IntN(40)
+			pieces = append(pieces, [2]int{at, min(len(text), at+n)})
+			at += n
+		}
+	}
+	var queue [][2]int
+	for _, p := range pieces {
+		queue = append(queue, p)
+		if rnd.IntN(4) == 0 && len(queue) > 1 { // disorder
+			i := len(queue) - 1
+			queue[i], queue[i-1] = queue[i-1], queue[i]
+		}
+		if rnd.IntN(4) == 0 { // another cut of bytes sent before
+			from := rnd.IntN(p[1] + 1)
+			queue = append(queue, [2]int{from, from + rnd.IntN(p[1]-from+1)})
+		}
+	}
+	first := f.next[orig]
+	rcv := &receiver{next: first, early: map[uint32][]byte{}}
+	seen := map[uint64]bool{}
+	arrive := func() error {
+		for id := uint64(1); id <= b.last; id++ {
+			data, ok := b.out[id]
+			if !ok || seen[id] {
+				continue
+			}
+			seen[id] = true
+			var v packet.View
+			if err := v.Decode(data); err != nil {
+				return err
+			}
+			if v.Tuple().Dst == server && len(v.Payload()) > 0 {
+				if err := rcv.take(v.Seq(), v.Payload()); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	acked := first
+	for round := 0; acked != first+uint32(len(text)); round++ {
+		if round > 1000 {
+			return fmt.Errorf("only %q arrived", rcv.stream)
+		}
+		if len(queue) == 0 { // what was not acknowledged comes again, from the first such byte
+			at := int(acked - first)
+			queue = append(queue, [2]int{at, len(text)})
+		}
+		p := queue[0]
+		queue = queue[1:]
+		f.raw(orig, packet.ACK, first+uint32(p[0]), f.next[reply], text[p[0]:p[1]])
+		if err := arrive(); err != nil {
+			return err
+		}
+		id := f.raw(reply, packet.ACK, f.next[reply], rcv.next, "")
+		_, ack := b.seqs(id)
+		if int32(ack-acked) < 0 || int32(ack-first-uint32(len(text))) > 0 {
+			return fmt.Errorf("the sender is told %d, last %d, of %d", ack-first, acked-first, len(text))
+		}
+		acked = ack
+	}
+	if string(rcv.stream) != want {
+		return fmt.Errorf("arrived:\n%s\nwant:\n%s", rcv.stream, want)
+	}
+	if len(b.open) > 0 {
+		return fmt.Errorf("%d packets wait", len(b.open))
+	}
+	// Without NAT the third one's address is foreign.
+	if n := b.e.Stats().Announced; c.Reply.Dst == outside && n != 3 || c.Reply.Dst != outside && n != 2 {
+		return fmt.Errorf("%d announced: %q", n, b.log)
+	}
+	return nil
+}
+
+func TestHold(t *testing.T) {
+	const head, tail = "open tcp 10.0.0.1", ":4000\n"
+	want := "open tcp 203.0.113.1:4000\n"
+	seqOf := func(f *peerflow) uint32 { return f.next[orig] }
+	tests := []struct {
+		name   string
+		do     func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 // packets that must have left
+		text   string                                                       // together
+		events []string
+		held   uint64
+	}{
+		{"completed by the next segment", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
+			return []uint64{first, f.say(orig, tail)}
+		}, want, []string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 0 "10.0.0.1:4000" "203.0.113.1:4000"`}, 0},
+		{"completed by a copy with more", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			f.raw(orig, packet.ACK, seq, f.next[reply], head+tail)
+			return []uint64{first}
+		}, want[:len(want)-1], []string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`}, 0},
+		{"FIN", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
+			return []uint64{first, f.send(orig, packet.ACK|packet.FIN, "")}
+		}, head, nil, 0},
+		{"RST", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
+			return []uint64{first, f.send(orig, packet.RST, "")}
+		}, head, nil, 0},
+		{"2 s", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
+			b.pass(1999 * time.Millisecond)
+			if len(b.open) != 1 {
+				b.t.Error("it left too early")
+			}
+			b.pass(time.Millisecond)
+			return []uint64{first}
+		}, head, nil, 1},
+		{"2 s, then completed", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
+			b.pass(2 * time.Second)
+			return []uint64{first, f.say(orig, tail)}
+		}, head + tail, []string{"refuse tcp *>10.0.0.1:4000 at 203.0.113.1:4000 held-out"}, 1},
+		{"third copy", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			a := f.raw(orig, packet.ACK, seq, f.next[reply], head)
+			c := f.raw(orig, packet.ACK, seq, f.next[reply], head)
+			if len(b.open) != 3 {
+				b.t.Errorf("%d wait", len(b.open))
+			}
+			d := f.raw(orig, packet.ACK, seq, f.next[reply], head)
+			return []uint64{first, a, c, d}
+		}, strings.Repeat(head, 4), nil, 4},
+		{"too many segments", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			ids := []uint64{first}
+			for _, s := range []string{":", "4", "0", "0"} {
+				ids = append(ids, f.say(orig, s))
+			}
+			return ids
+		}, head + ":400", nil, 5},
+		{"released", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			b.drive(b.e.Release())
+			return []uint64{first}
+		}, head, nil, 1},
+		{"stopped", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			b.drive(b.e.Stop(b.now))
+			return []uint64{first}
+		}, head, nil, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			f := b.tcp(snatConn(helpers.TCP), 1000)
+			seq := seqOf(f)
+			first := f.say(orig, head)
+			if len(b.open) != 1 {
+				t.Fatal("what may become an announcement has left")
+			}
+			got := ""
+			for _, id := range tt.do(b, f, first, seq) {
+				got += b.payload(id)
+			}
+			if got != tt.text {
+				t.Errorf("left: %q, want %q", got, tt.text)
+			}
+			b.events(tt.events...)
+			if n := b.e.Stats().HeldOut; n != tt.held {
+				t.Errorf("%d counted, want %d", n, tt.held)
+			}
+			if len(b.open) > 0 {
+				t.Errorf("%d packets wait", len(b.open))
+			}
+		})
+	}
+}
+
+// A retransmission leaves as the packet did, even when it is cut otherwise and the flow is closed.
+func TestRetransmissionIsTheSame(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(snatConn(helpers.TCP), 1000)
+	seq := f.next[orig]
+	text := "open tcp 10.0.0.1:4000\n"
+	ack := f.next[reply]
+	first := f.raw(orig, packet.ACK|packet.PSH, seq, ack, text)
+	f.next[orig] += uint32(len(text))
+	f.say(orig, "open tcp 10.0.0.1:4001\n")
+	again := func() {
+		t.Helper()
+		id := f.raw(orig, packet.ACK|packet.PSH, seq, ack, text)
+		if string(b.out[id]) != string(b.out[first]) {
+			t.Errorf("a copy left as\n%x\nthe first as\n%x", b.out[id], b.out[first])
+		}
+	}
+	again()
+	for cut := 1; cut < len(text); cut++ {
+		p := f.raw(orig, packet.ACK, seq, ack, text[:cut])
+		q := f.raw(orig, packet.ACK, seq+uint32(cut), ack, text[cut:])
+		pseq, _ := b.seqs(p)
+		qseq, _ := b.seqs(q)
+		if got := b.payload(p) + b.payload(q); got != b.payload(first) || qseq-pseq != uint32(len(b.payload(p))) {
+			t.Errorf("cut at %d: %q at %d, %q at %d", cut, b.payload(p), pseq, b.payload(q), qseq)
+		}
+	}
+	f.send(orig, packet.ACK|packet.FIN, "")
+	f.send(reply, packet.ACK|packet.FIN, "")
+	again()
+	if n := b.e.Stats().Announced; n != 2 {
+		t.Errorf("%d announced", n)
+	}
+}
+
+// The other direction's acknowledgements, selective ones too, name the bytes that their receiver knows.
+func TestAcknowledgements(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(snatConn(helpers.TCP), 1000)
+	start := f.next[orig]
+	f.say(orig, "open tcp 10.0.0.1:4000\nopen tcp 10.0.0.1:4001\n") // both in one segment
+	f.say(orig, "open tcp 10.0.0.1:4002\n")
+	// Behind each announcement the receiver is 3 bytes further.
+	for _, at := range []struct{ seen, want uint32 }{{0, 0}, {9, 9}, {26, 23}, {52, 46}, {78, 69}, {20, 9}, {46, 32}} {
+		id := f.raw(reply, packet.ACK, f.next[reply], start+at.seen, "")
+		if _, ack := b.seqs(id); ack != start+at.want {
+			t.Errorf("%d became %d, want %d", at.seen, ack-start, at.want)
+		}
+	}
+}
+
+// Without the extension of the kernel lengths must not change.
+func TestNotAdjustable(t *testing.T) {
+	tests := []struct {
+		name, text, want string
+		refuse           bool // Adjust
+		adjustable       bool
+		events           []string
+		done             []string
+	}{
+		{"no extension", "open tcp 10.0.0.1:4000\n", "open tcp 10.0.0.1:4000\n", false, false,
+			[]string{"refuse tcp *>10.0.0.1:4000 at 203.0.113.1:4000 no-adjust"},
+			[]string{"place 203.0.113.1:4000", "remove 1", "verdict 4"}},
+		{"adjusting fails", "open tcp 10.0.0.1:4000\n", "open tcp 10.0.0.1:4000\n", true, true,
+			[]string{"refuse tcp *>10.0.0.1:4000 at 203.0.113.1:4000 no-adjust"},
+			[]string{"place 203.0.113.1:4000", "adjust orig 0/3 refused", "remove 1", "verdict 4"}},
+		{"same length", "open tcp 10.0.0.1:4000\n", "open tcp 20.0.0.1:4000\n", false, false,
+			[]string{"expect tcp *>10.0.0.1:4000 at 20.0.0.1:4000", `edit orig 9 "10.0.0.1:4000" "20.0.0.1:4000"`},
+			[]string{"place 20.0.0.1:4000", "verdict 4"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			c := snatConn(helpers.TCP)
+			c.Adjustable = tt.adjustable
+			if strings.Contains(tt.want, "20.0.0.1") {
+				c.Reply.Dst = netip.MustParseAddrPort("20.0.0.1:50000")
+			}
+			b.refuse = func(r engine.Request) error {
+				if r.Adjust != nil && tt.refuse {
+					return errors.New("no")
+				}
+				return nil
+			}
+			f := b.tcp(c, 1000)
+			b.done = nil
+			if got := b.payload(f.say(orig, tt.text)); got != tt.want {
+				t.Errorf("left: %q", got)
+			}
+			b.events(tt.events...)
+			if !slices.Equal(b.done, tt.done) {
+				t.Errorf("done: %q, want %q", b.done, tt.done)
+			}
+			if s := b.e.Stats(); s.Pending != int(s.Announced) || (tt.want == tt.text) != (s.Pending == 0) {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// An answer never comes before its question: what it acknowledges and was not seen is told as lost first.
+func TestCausality(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	f.next[orig] += 7 // a question that was not seen
+	f.say(reply, "open tcp 198.51.100.9:4000\n")
+	if s := b.e.Stats(); s.Gaps != 7 {
+		t.Errorf("%d bytes are lost, want 7", s.Gaps)
+	}
+	// What comes late is not looked at, and what follows is.
+	f.raw(orig, packet.ACK, f.next[orig]-7, f.next[reply], "cancel1")
+	b.events("expect tcp *>198.51.100.9:4000")
+	f.say(orig, "\nopen tcp 10.0.0.1:4002\n")
+	b.events("expect tcp *>10.0.0.1:4002")
+}
+
+func TestDisorder(t *testing.T) {
+	const a, c = "open tcp 10.0.", "0.1:4000\n"
+	for _, conn := range []engine.Conn{plainConn(helpers.TCP), snatConn(helpers.TCP)} {
+		b := newBed(t, nil)
+		f := b.tcp(conn, 1000)
+		seq := f.next[orig]
+		late := f.raw(orig, packet.ACK, seq+uint32(len(a)), f.next[reply], c)
+		_, left := b.out[late]
+		if nat := conn.Reply.Dst == outside; left == nat {
+			t.Errorf("NAT %v: left %v", nat, left)
+		}
+		f.raw(orig, packet.ACK, seq, f.next[reply], a)
+		if n := b.e.Stats().Announced; n != 1 || len(b.open) > 0 {
+			t.Errorf("%d announced, %d wait", n, len(b.open))
+		}
+	}
+}
+
+// A hole that is never filled does not keep packets, and bounds what is kept.
+func TestHoleIsGivenUp(t *testing.T) {
+	t.Run("time", func(t *testing.T) {
+		b := newBed(t, nil)
+		f := b.tcp(snatConn(helpers.TCP), 1000)
+		f.next[orig] += 10
+		id := f.say(orig, "\nopen tcp 10.0.0.1:4000\n")
+		b.pass(2 * time.Second)
+		if got := b.payload(id); got != "\nopen tcp 203.0.113.1:4000\n" {
+			t.Errorf("left: %q", got)
+		}
+	})
+	t.Run("bytes", func(t *testing.T) {
+		b := newBed(t, func(c *engine.Config) { c.Limits.Ahead = 1000 })
+		f := b.tcp(snatConn(helpers.TCP), 1000)
+		f.next[orig] += 10
+		for range 11 {
+			f.say(orig, strings.Repeat("x", 99)+"\n")
+		}
+		if len(b.open) > 0 {
+			t.Errorf("%d packets wait", len(b.open))
+		}
+	})
+	t.Run("pieces", func(t *testing.T) {
+		b := newBed(t, nil)
+		f := b.tcp(plainConn(helpers.TCP), 1000)
+		f.next[orig] += 10
+		for range 200 {
+			f.say(orig, "x")
+		}
+		if n := b.e.Stats().Gaps; n != 10 {
+			t.Errorf("%d bytes are lost", n)
+		}
+	})
+	t.Run("far ahead", func(t *testing.T) {
+		b := newBed(t, nil)
+		f := b.tcp(snatConn(helpers.TCP), 1000)
+		id := f.raw(orig, packet.ACK, f.next[orig]+2<<20, f.next[reply], "open tcp 10.0.0.1:4000\n")
+		if got := b.payload(id); got != "open tcp 10.0.0.1:4000\n" {
+			t.Errorf("left: %q", got)
+		}
+		f.say(orig, "open tcp 10.0.0.1:4001\n")
+		if n := b.e.Stats().Announced; n != 1 {
+			t.Errorf("%d announced", n)
+		}
+	})
+	t.Run("memory", func(t *testing.T) {
+		b := newBed(t, func(c *engine.Config) { c.Limits.Memory = 150 })
+		f := b.tcp(plainConn(helpers.TCP), 1000)
+		f.raw(orig, packet.ACK, f.next[orig]+10, f.next[reply], strings.Repeat("y", 100))
+		f.raw(orig, packet.ACK, f.next[orig]+200, f.next[reply], strings.Repeat("y", 100))
+		if len(b.open) > 0 {
+			t.Errorf("%d packets wait", len(b.open))
+		}
+	})
+}
+
+func TestFlowsAreBounded(t *testing.T) {
+	b := newBed(t, func(c *engine.Config) { c.Limits.Flows = 10 })
+	c := plainConn(helpers.UDP)
+	for i := range 100 {
+		c.Orig.Src = client
+		c.Reply.Dst = client
+		d := c
+		d.Orig.Src = addPort(client, i)
+		d.Reply.Dst = d.Orig.Src
+		b.udp(d, orig, "open udp 10.0.0.1:4000\n")
+	}
+	if s := b.e.Stats(); s.Flows != 10 {
+		t.Errorf("%d flows", s.Flows)
+	}
+}
