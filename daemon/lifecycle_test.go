@@ -159,8 +159,9 @@ func TestCleanup(t *testing.T) {
 	if out := b.command("cleanup").ends(0); out == "" {
 		t.Error("cleanup of nothing says nothing")
 	}
-	if l, _ := filepath.Glob("/run/cthelperd/*.lock"); len(l) > 0 {
-		t.Errorf("locks left: %v", l)
+	inode := strings.TrimSpace(b.firewall.Run("stat", "-L", "-c", "%i", "/proc/thread-self/ns/net"))
+	if _, err := os.Stat("/run/cthelperd/" + inode + ".lock"); !os.IsNotExist(err) {
+		t.Errorf("the lock of the namespace %s: %v, want it gone", inode, err)
 	}
 }
 
@@ -221,6 +222,7 @@ func TestStateOverRestart(t *testing.T) {
 
 		d = b.run("--config", file)
 		d.says("took over from an earlier run", 1)
+		d.says("msg=related", 1) // what was used between the two
 		if _, err := os.Stat(state); !os.IsNotExist(err) {
 			t.Errorf("the state file that was read: %v, want it gone", err)
 		}
@@ -231,7 +233,7 @@ func TestStateOverRestart(t *testing.T) {
 		d.stop()
 		d = b.run("--config", file)
 		b.works("what was announced, after the restart", func() error { return c.read(pending) })
-		d.says("msg=related", 3)
+		d.says("msg=related", 1)
 		d.stop()
 
 		// A state that cannot be used is said, and ignored.
@@ -274,7 +276,7 @@ func TestLogNobodyReads(t *testing.T) {
 	d.stop()
 	w.Close()
 	got, err := io.ReadAll(r)
-	if err != nil || len(got) < size {
+	if err != nil || len(got) < size-1024 {
 		t.Fatalf("the pipe held %d bytes (%v), it was never full", len(got), err)
 	}
 	if n := strings.Count(string(got), "reason=low-port"); n == 0 || n >= refused {
@@ -319,8 +321,9 @@ func TestRulesOfTheAdministrator(t *testing.T) {
 	c := b.connect()
 	b.fails("without rules that queue", c.passive)
 	b.install(b.command("rules", "--config", file).ends(0))
+	c = b.connect() // one whose beginning is seen
 	b.works("passive", c.passive)
-	b.works("active", b.connect().active)
+	b.works("active", c.active)
 	d.stop()
 	b.wants("after the end", left{})
 }

@@ -142,14 +142,13 @@ func (d *daemon) takeOver() {
 		return
 	}
 	if err == nil {
-		err = d.engine.Load(state)
+		err = d.loadState(state)
 	}
 	if err != nil {
 		d.log.Warn("the state file is not used: sessions begin anew", "file", d.cfg.State, "error", err)
 		return
 	}
 	d.saved = true
-	d.adopt()
 	s := d.engine.Stats()
 	d.log.Info("took over from an earlier run", "file", d.cfg.State, "flows", s.Flows, "sessions", s.Sessions, "pending", s.Pending)
 	d.resync()

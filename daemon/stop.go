@@ -69,7 +69,7 @@ func (d *daemon) drain() error {
 // leave writes the state, or removes shadows and expectations if there is no file for it.
 func (d *daemon) leave() {
 	if d.cfg.State != "" {
-		state, err := d.engine.Save()
+		state, err := d.saveState()
 		if err == nil {
 			err = writeState(d.cfg.State, d.place, state)
 		}

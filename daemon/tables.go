@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/expect"
@@ -241,9 +243,36 @@ func (d *daemon) gone(id expect.ID) {
 	d.drive(d.engine.Gone(id, time.Now()))
 }
 
-// adopt tells the tables what the engine loaded from a state file.
-func (d *daemon) adopt() {
-	for q, until := range d.engine.Pending() {
-		d.tables.kernel.Adopt(*q, until)
+// saveState is what the next daemon needs: the engine's state, behind its length of 8 bytes, and what is in the
+// kernel's table.
+func (d *daemon) saveState() ([]byte, error) {
+	e, err := d.engine.Save()
+	if err != nil {
+		return nil, err
 	}
+	k, err := d.tables.kernel.Save()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(binary.BigEndian.AppendUint64(nil, uint64(len(e))), e, k), nil
+}
+
+// loadState takes over what saveState made. If it fails, nothing of it is in use.
+func (d *daemon) loadState(state []byte) error {
+	if len(state) < 8 || binary.BigEndian.Uint64(state) > uint64(len(state)-8) {
+		return errors.New("the state is damaged")
+	}
+	n := 8 + binary.BigEndian.Uint64(state)
+	if err := d.engine.Load(state[8:n]); err != nil {
+		return err
+	}
+	err := d.tables.kernel.Load(state[n:])
+	if err != nil { // the engine must not believe that something is open
+		fresh, e := engine.New(d.engineConfig(d.cfg))
+		if e != nil {
+			return errors.Join(err, e)
+		}
+		d.engine = fresh
+	}
+	return err
 }
