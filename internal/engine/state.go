@@ -315,6 +315,7 @@ func (e *Engine) loadFlow(from *savedFlow, fresh map[uint64]bool) error {
 		*d = direction{
 			next: t.Next, released: t.Released, isn: t.ISN, fin: t.FIN, skip: max(0, t.Skip), kept: t.Kept,
 			known: t.Known, begun: t.Begun, lost: t.Lost, locked: t.Locked, finished: t.Finished, ended: t.Ended,
+			resumed: true,
 		}
 		for _, p := range t.Ahead {
 			d.ahead = append(d.ahead, chunk{p.Seq, p.Ack, p.Acks, p.Data})

@@ -29,6 +29,7 @@ type direction struct {
 	locked   bool    // foreign: the session is given nothing
 	finished bool    // fin is valid
 	ended    bool    // the session knows that fin was reached
+	resumed  bool    // loaded: what came before its next segment passed while nobody looked
 }
 
 // chunk are bytes that were seen before others that belong in front of them.
@@ -75,6 +76,11 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 	if far := ahead(seq, d.next); far > window || far < -window {
 		e.pass(f, dir, p.ID, v)
 		return
+	}
+	for d.resumed { // a hole will not be filled
+		at := d.next
+		e.reach(f, dir, seq)
+		d.resumed = d.next != at
 	}
 	if flags&packet.RST != 0 {
 		e.close(f)
@@ -144,7 +150,7 @@ func (e *Engine) arrived(f *flow, dir helpers.Dir, c chunk) {
 	if d.ended {
 		return
 	}
-	for len(d.ahead) > 0 && (d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks) && f.session.job == nil {
+	for len(d.ahead) > 0 && (d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks) && f.idle() && !d.ended {
 		e.reach(f, dir, d.ahead[0].seq) // the hole is given up
 		e.pump(f)
 	}
@@ -190,7 +196,7 @@ func (f *flow) reached(dir helpers.Dir, c *chunk) bool {
 		return true
 	}
 	far := ahead(f.original(dir.Other(), c.ack), o.next)
-	return far <= 0 || far > window || o.finished && o.next == o.fin
+	return far <= 0 || far > window || o.ended
 }
 
 // pump gives the session all that is in order, until it waits for answers.
@@ -218,7 +224,7 @@ func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
 		e.deliver(f, dir, &c)
 		return true
 	}
-	if d.finished && d.next == d.fin {
+	if d.finished && ahead(d.next, d.fin) >= 0 {
 		e.inspect(f, dir, nil, true)
 		return true
 	}

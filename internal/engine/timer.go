@@ -16,8 +16,17 @@ type timer struct {
 // timers are those that are set, the first one in front.
 type timers []*timer
 
-func (h timers) Len() int           { return len(h) }
-func (h timers) Less(i, j int) bool { return h[i].when.Before(h[j].when) }
+func (h timers) Len() int { return len(h) }
+
+// Less puts the first one in front; at the same moment expectations come in the order of their announcement.
+func (h timers) Less(i, j int) bool {
+	a, b := h[i], h[j]
+	if !a.when.Equal(b.when) || a.entry == nil || b.entry == nil {
+		return a.when.Before(b.when)
+	}
+	return a.entry.id < b.entry.id
+}
+
 func (h timers) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].place, h[j].place = i+1, j+1
