@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,13 +15,12 @@ import (
 
 // shared is what all tests read: made once, removed at the end.
 var shared struct {
-	folder   string   // for files of all kinds; others may enter it
-	daemon   string   // cthelperd
-	servers  string   // where scripts/install put the servers
-	root     string   // what FTP servers serve: down (a file), many (a folder), up (a folder that anybody may write to)
-	content  []byte   // of the file down
-	listing  []string // names of the files in many, sorted
-	captures string   // the project's own
+	folder  string   // for files of all kinds; others may enter it
+	daemon  string   // cthelperd
+	servers string   // where scripts/install put the servers
+	root    string   // what FTP servers serve: down (a file), many (a folder), up (a folder that anybody may write to)
+	content []byte   // of the file down
+	listing []string // names of the files in many, sorted
 }
 
 const (
@@ -33,47 +33,48 @@ const (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if testing.Short() {
-		fmt.Println("short: no end-to-end tests")
 		os.Exit(m.Run())
 	}
-	code, err := prepareAndRun(m)
-	if err != nil {
+	err := prepare()
+	code := 1
+	if err == nil {
+		code = m.Run()
+	} else {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
-		code = 1
 	}
+	os.RemoveAll(shared.folder)
 	os.Exit(code)
 }
 
-func prepareAndRun(m *testing.M) (code int, err error) {
+func prepare() (err error) {
 	if os.Geteuid() != 0 {
-		return 0, fmt.Errorf("needs root: network namespaces (left out under -short)")
+		return errors.New("needs root: network namespaces (left out under -short)")
 	}
-	// Namespaces are anonymous and processes short: more at once than processors.
+	// Transfers wait more than they work: more at once than processors.
 	if err := flag.Set("test.parallel", "4"); err != nil {
-		return 0, err
+		return err
 	}
 	if shared.folder, err = os.MkdirTemp("", "cthelperd-e2e"); err != nil {
-		return 0, err
+		return err
 	}
-	defer os.RemoveAll(shared.folder)
 	if err := os.Chmod(shared.folder, 0o755); err != nil {
-		return 0, err
+		return err
 	}
 	shared.daemon = filepath.Join(shared.folder, "cthelperd")
 	if out, err := exec.Command("go", "build", "-o", shared.daemon, "../cmd/cthelperd").CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the daemon: %v\n%s", err, out)
+		return fmt.Errorf("build the daemon: %v\n%s", err, out)
 	}
 	if shared.servers, err = filepath.Abs("../.cache/servers"); err != nil {
-		return 0, err
+		return err
 	}
 	if _, err := os.Stat(shared.servers); err != nil {
-		return 0, fmt.Errorf("%w: run scripts/install", err)
+		return fmt.Errorf("%w: run scripts/install", err)
 	}
-	return 0, runWith(m, &code)
+	return makeFiles()
 }
 
-// runWith makes what servers serve and runs the tests.
-func runWith(m *testing.M, code *int) error {
+// makeFiles makes what servers serve.
+func makeFiles() error {
 	shared.root = filepath.Join(shared.folder, "root")
 	for _, d := range []string{"", "many", "up"} {
 		if err := os.Mkdir(filepath.Join(shared.root, d), 0o755); err != nil {
@@ -98,6 +99,5 @@ func runWith(m *testing.M, code *int) error {
 		shared.listing = append(shared.listing, name)
 	}
 	slices.Sort(shared.listing)
-	*code = m.Run()
 	return nil
 }

@@ -24,11 +24,12 @@ func TestWithoutDaemon(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%s/%s", f, m), func(t *testing.T) {
 						before := s.counter("rejected")
-						if err := s.transfer(clientFor(m), f, m, 21); err == nil {
+						err := s.transfer(clientFor(m), f, m, 21)
+						if err == nil {
 							t.Error("the transfer works: the rules let too much pass")
 						}
 						if s.counter("rejected") == before {
-							t.Error("it failed, but not because the rules refused something")
+							t.Error("it failed, but not because the rules refused something:", err)
 						}
 						if n := s.counter("related"); n != 0 {
 							t.Errorf("%d packets were related to something", n)

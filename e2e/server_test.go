@@ -50,6 +50,7 @@ func yes(b bool) string {
 	return "NO"
 }
 
+// vsftpd changes to the home of the user that it becomes before it changes to what it serves: daemon has one on each Debian.
 func vsftpd(s *site, port uint16, lax bool) *process {
 	empty := filepath.Join(s.folder, "empty")
 	if err := os.Mkdir(empty, 0o755); err != nil {
@@ -66,14 +67,14 @@ anon_upload_enable=YES
 anon_root=%s
 anon_umask=022
 anon_max_rate=0
-ftp_username=nobody
+ftp_username=daemon
 nopriv_user=nobody
 secure_chroot_dir=%s
 seccomp_sandbox=NO
 isolate_network=NO
 port_promiscuous=%s
 `, port, shared.root, empty, yes(lax)))
-	return start(s.t, s.server, nil, shared.servers+"/usr/sbin/vsftpd", conf)
+	return startFamily(s.t, s.server, shared.servers+"/usr/sbin/vsftpd", conf)
 }
 
 func proftpd(s *site, port uint16, lax bool) *process {
@@ -111,7 +112,7 @@ AllowForeignAddress %s
 	if err := os.Chmod(s.folder, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	p := start(s.t, s.server, nil, shared.servers+"/usr/sbin/proftpd", "--nodaemon", "--config", conf)
+	p := startFamily(s.t, s.server, shared.servers+"/usr/sbin/proftpd", "--nodaemon", "--config", conf)
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(s.folder, "proftpd.log"))
@@ -132,6 +133,6 @@ func pureFTPd(s *site, port uint16, lax bool) *process {
 	if out, err := add.CombinedOutput(); err != nil {
 		s.t.Fatalf("pure-pw: %v\n%s", err, out)
 	}
-	return start(s.t, s.server, nil, shared.servers+"/usr/sbin/pure-ftpd", "-S", fmt.Sprint(port), "-l", "puredb:"+db,
+	return startFamily(s.t, s.server, shared.servers+"/usr/sbin/pure-ftpd", "-S", fmt.Sprint(port), "-l", "puredb:"+db,
 		"-E", "-A", "-H", "-u", "1", "-L", "20000:5", "-c", "50", "-C", "50", "-g", filepath.Join(s.folder, "pure-ftpd.pid"))
 }

@@ -213,30 +213,45 @@ type process struct {
 	done chan struct{}
 }
 
-// start runs a program in a namespace. It is the first process of a process namespace: its children end with it.
-func start(t testing.TB, ns *netnstest.NS, env []string, program string, args ...string) *process {
+// start runs a program in a namespace.
+func start(t testing.TB, ns *netnstest.NS, program string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	p := &process{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...)}
+	p.start(ns)
+	return p
+}
+
+// startFamily runs a program whose children end with it: all are in a process namespace, whose first process is a shell
+// (vsftpd does not expect the orphans that a first process gets).
+func startFamily(t testing.TB, ns *netnstest.NS, program string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: filepath.Base(program)}
+	p.cmd = exec.Command("/bin/sh", append([]string{"-c", `"$0" "$@" & wait $!`, program}, args...)...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	p.start(ns)
+	return p
+}
+
+func (p *process) start(ns *netnstest.NS) {
+	p.t.Helper()
+	p.done = make(chan struct{})
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	var err error
 	ns.Do(func() { err = p.cmd.Start() })
 	if err != nil {
-		t.Fatalf("start %s: %v", program, err)
+		p.t.Fatalf("start %s: %v", p.name, err)
 	}
 	go func() {
 		p.cmd.Wait()
 		close(p.done)
 	}()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		<-p.done
-		if t.Failed() {
-			t.Logf("%s wrote:\n%s", p.name, p.out.String())
+		if p.t.Failed() {
+			p.t.Logf("%s wrote:\n%s", p.name, p.out.String())
 		}
 	})
-	return p
 }
 
 const patience = 10 * time.Second
@@ -286,7 +301,7 @@ func (s *site) daemon(args ...string) *process {
 
 func (s *site) daemonOf(program string, args ...string) *process {
 	s.t.Helper()
-	d := start(s.t, s.firewall, nil, program, append([]string{"run"}, args...)...)
+	d := start(s.t, s.firewall, program, append([]string{"run"}, args...)...)
 	d.says("msg=ready", 1)
 	return d
 }
