@@ -216,15 +216,32 @@ func (c *ftpClient) passive() error {
 	return c.read(c.epsv())
 }
 
+// port makes a listener and announces it.
+func (c *ftpClient) port() net.Listener {
+	c.t.Helper()
+	l := listen(c.t, c.ns, net.JoinHostPort(c.conn.LocalAddr().(*net.TCPAddr).IP.String(), "0"))
+	c.announce(l)
+	return l
+}
+
+func (c *ftpClient) announce(l net.Listener) {
+	c.t.Helper()
+	a := l.Addr().(*net.TCPAddr)
+	c.say("PORT %s,%d,%d", strings.ReplaceAll(a.IP.String(), ".", ","), a.Port>>8, a.Port&255)
+	c.expect("200")
+}
+
 // active gets the file by PORT.
 func (c *ftpClient) active() error {
 	c.t.Helper()
-	own := c.conn.LocalAddr().(*net.TCPAddr).IP.String()
-	l := listen(c.t, c.ns, net.JoinHostPort(own, "0"))
+	l := c.port()
 	defer l.Close()
-	port := l.Addr().(*net.TCPAddr).Port
-	c.say("PORT %s,%d,%d", strings.ReplaceAll(own, ".", ","), port>>8, port&255)
-	c.expect("200")
+	return c.accept(l)
+}
+
+// accept gets the file at an announced listener.
+func (c *ftpClient) accept(l net.Listener) error {
+	c.t.Helper()
 	c.say("RETR file")
 	c.expect("150")
 	c.conn.SetReadDeadline(time.Now().Add(patience))

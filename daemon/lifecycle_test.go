@@ -145,6 +145,45 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// What a killed daemon opened may be announced again, to the next one.
+func TestKillAnnouncedAgain(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		d := b.run()
+		c := b.connect()
+		l := c.port()
+		defer l.Close()
+		d.kill()
+		d = b.run()
+		c.announce(l)
+		b.works("active, announced before and after", func() error { return c.accept(l) })
+		if log := d.stop(); strings.Contains(log, "msg=refuse") || strings.Count(log, "msg=expect") != 1 {
+			t.Errorf("the second announcement was not taken:\n%s", log)
+		}
+		b.wants("after the end", left{})
+	})
+}
+
+// Fail-closed: no daemon, no control connection; and one that waited goes on with the next daemon.
+func TestFailClosed(t *testing.T) {
+	b := newBed(t, false)
+	file := b.config("fail: closed\n")
+	d := b.run("--config", file)
+	c := b.connect()
+	b.works("passive", c.passive)
+	d.kill()
+	c.say("NOOP")
+	c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if line, err := c.in.ReadString('\n'); err == nil {
+		t.Errorf("without a daemon the server says %q", line)
+	}
+	d = b.run("--config", file)
+	c.expect("200")
+	b.works("passive with the next daemon", c.passive)
+	d.stop()
+	b.works("a control connection after the end in good order", func() error { b.connect(); return nil })
+	b.wants("after the end", left{})
+}
+
 func TestCleanup(t *testing.T) {
 	b := newBed(t, true)
 	d := b.run()

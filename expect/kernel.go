@@ -24,6 +24,7 @@ type Kernel struct {
 	carrier map[uint8]carrier          // by family, where there are none
 	shadows map[shadowKey]*shadow
 	placed  map[ID]place
+	left    map[nfnl.Tuple]nfnl.Tuple // what was in the table before: expectation → its master
 	now     func() time.Time
 }
 
@@ -62,9 +63,15 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 	}
 	k := &Kernel{
 		conn: conn, own: map[string]*helpers.Helper{}, carrier: map[uint8]carrier{},
-		shadows: map[shadowKey]*shadow{}, placed: map[ID]place{}, now: time.Now,
+		shadows: map[shadowKey]*shadow{}, placed: map[ID]place{}, left: map[nfnl.Tuple]nfnl.Tuple{}, now: time.Now,
 	}
-	if err := k.Use(all); err != nil {
+	err = k.Use(all)
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if err == nil {
+			err = conn.Expectations(family, func(e *nfnl.Expectation) { k.left[e.Tuple] = e.Master })
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return k, nil
@@ -165,6 +172,13 @@ func (k *Kernel) Place(q Request) error {
 			err = k.conn.CreateExpectation(&e)
 		}
 	}
+	if master, ok := k.left[e.Tuple]; ok && master == orig && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)) {
+		// The same end point of the same control connection, from a process that was killed.
+		delete(k.left, e.Tuple)
+		if err = k.gone(k.conn.DeleteExpectation(e.Tuple, e.Zone)); err == nil {
+			err = k.conn.CreateExpectation(&e)
+		}
+	}
 	switch {
 	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("%w: %w", ErrTaken, err)
@@ -242,20 +256,6 @@ func (k *Kernel) Used(id ID) {
 		delete(p.shadow.placed, id)
 		delete(k.placed, id)
 	}
-}
-
-// Adopt takes over an expectation that an earlier process placed for the same request.
-func (k *Kernel) Adopt(q Request, until time.Time) {
-	c := k.carrierOf(&q.Master, q.Class)
-	orig, reply := shadowOf(&q.Master, c.l4)
-	key := shadowKey{q.Master.Session, orig, q.Master.Zone}
-	s := k.shadows[key]
-	if s == nil {
-		s = &shadow{orig: orig, reply: reply, zone: q.Master.Zone, mark: q.Master.Mark, carrier: c, placed: map[ID]struct{}{}}
-		k.shadows[key] = s
-	}
-	k.placed[q.ID] = place{s, Compile(&q, orig, 0).Tuple, until}
-	s.placed[q.ID] = struct{}{}
 }
 
 // saved is what Save writes of one shadow.

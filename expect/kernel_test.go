@@ -100,8 +100,14 @@ func TestKernel(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer again.Close()
-				if err := again.Place(one(1, 2, 41000)); !errors.Is(err, expect.ErrTaken) {
-					t.Errorf("an end point that an earlier process opened: %v, want ErrTaken", err)
+				if err := again.Place(one(1, 3, 41000)); !errors.Is(err, expect.ErrTaken) {
+					t.Errorf("an end point that an earlier process opened for another connection: %v, want ErrTaken", err)
+				}
+				if err := again.Place(one(1, 2, 41000)); err != nil {
+					t.Errorf("an end point that an earlier process opened for the same connection: %v", err)
+				}
+				if err := again.Place(one(3, 2, 41000)); !errors.Is(err, expect.ErrTaken) {
+					t.Errorf("an end point that is open: %v, want ErrTaken", err)
 				}
 				if err := again.Place(one(2, 2, 41001)); err != nil {
 					t.Errorf("beside what an earlier process opened: %v", err)

@@ -1,11 +1,6 @@
 package engine
 
-import (
-	"iter"
-	"time"
-
-	"github.com/cthelperd/cthelperd/expect"
-)
+import "iter"
 
 // Connections are those that conntrack has as far as the engine knows, from the one that was silent longest; Adjust is
 // left out. The engine must not be called meanwhile. Whoever lost events compares them with the table, and calls Ended
@@ -17,21 +12,6 @@ func (e *Engine) Connections() iter.Seq[Conn] {
 				Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Zone: f.zone, Mark: f.mark, Adjustable: f.adjustable,
 			}
 			if !yield(c) {
-				return
-			}
-		}
-	}
-}
-
-// Pending are the requests of the expectations that wait for their connection, and when each runs out: what the table
-// should hold. The engine must not be called meanwhile.
-func (e *Engine) Pending() iter.Seq2[*expect.Request, time.Time] {
-	return func(yield func(*expect.Request, time.Time) bool) {
-		for _, x := range e.entries {
-			if !x.pending || !x.asked {
-				continue
-			}
-			if !yield(x.request(), x.timer.when) {
 				return
 			}
 		}
