@@ -26,7 +26,6 @@ type flow struct {
 	late         bool   // its beginning was not seen
 	missed       bool   // late without an excuse: it may announce nothing
 	adjustable   bool
-	untracked    bool // conntrack does not have it yet
 	closed       bool // no session reads it any more
 	ended        bool // to be ended once its session is not busy
 	gone         bool // out of the table

@@ -89,26 +89,43 @@ func (j *journal) in(y uint32) uint32 {
 	return y - uint32(j.base)
 }
 
-// seq is the number to hand out so that the kernel makes y of it (nf_ct_seq_adjust).
-func (j *journal) seq(y uint32) uint32 {
-	k := &j.kernel
-	if x := y - uint32(k.After); ahead(x, k.Pos) > 0 {
-		return x
+// sequence turns the number of a segment, as its sender wrote it, into the one to hand out.
+func (j *journal) sequence(x uint32) uint32 {
+	y, k := j.out(x), &j.kernel
+	for _, try := range [...]uint32{x, y - uint32(k.After)} {
+		if k.seq(try) == y {
+			return try
+		}
 	}
 	return y - uint32(k.Before)
 }
 
-// ack is the number to hand out, in a segment of the other direction, so that the kernel makes x of it.
-func (j *journal) ack(x uint32) uint32 {
-	k := &j.kernel
-	if y := x + uint32(k.After); ahead(y-uint32(k.Before), k.Pos) > 0 {
-		return y
+// acknowledged turns a number of the other direction's segments, as seen here, into the one to hand out.
+func (j *journal) acknowledged(y uint32) uint32 {
+	x, k := j.in(y), &j.kernel
+	for _, try := range [...]uint32{y, x + uint32(k.After)} {
+		if k.ack(try) == x {
+			return try
+		}
 	}
 	return x + uint32(k.Before)
 }
 
-// acknowledged turns a number of the other direction's segments, as seen here, into the one to hand out.
-func (j *journal) acknowledged(y uint32) uint32 { return j.ack(j.in(y)) }
+// seq is what the kernel makes of a segment's number (nf_ct_seq_adjust).
+func (k *SeqAdjust) seq(n uint32) uint32 {
+	if ahead(n, k.Pos) > 0 {
+		return n + uint32(k.After)
+	}
+	return n + uint32(k.Before)
+}
+
+// ack is what the kernel makes of a number that acknowledges them (nf_ct_seq_adjust, nf_ct_sack_block_adjust).
+func (k *SeqAdjust) ack(n uint32) uint32 {
+	if ahead(n-uint32(k.Before), k.Pos) > 0 {
+		return n - uint32(k.After)
+	}
+	return n - uint32(k.Before)
+}
 
 // touched tells whether the n bytes at x leave as others.
 func (j *journal) touched(x uint32, n int) bool {

@@ -173,7 +173,7 @@ func (e *Engine) pass(f *flow, dir helpers.Dir, id uint64, v *packet.View) {
 	if v.Flags()&packet.SYN != 0 {
 		first++
 	}
-	c := packet.Change{Payload: v.Payload(), Seq: own.seq(own.out(v.Seq())), Ack: v.Ack()}
+	c := packet.Change{Payload: v.Payload(), Seq: own.sequence(v.Seq()), Ack: v.Ack()}
 	changed := c.Seq != v.Seq()
 	if v.Flags()&packet.ACK != 0 {
 		c.Ack = other.acknowledged(v.Ack())
