@@ -124,7 +124,8 @@ func (e *Engine) verdict(f *flow, w *waiting) {
 	e.pass(f, w.dir, w.id, &v)
 }
 
-// waited is called when the first packet of f that waits has waited for long enough.
+// waited is called when the first packet of f that waits has waited for long enough. What waits behind a hole leaves,
+// and cannot be changed any more; the session gets it when the hole is filled.
 func (e *Engine) waited(f *flow) {
 	if len(f.wait) == 0 {
 		return
@@ -133,33 +134,21 @@ func (e *Engine) waited(f *flow) {
 		e.timers.set(&f.timer, e.now.Add(busyPause))
 		return
 	}
-	for dir := range f.dirs {
-		d := &f.dirs[dir]
-		late := false
-		for i := range f.wait {
-			w := &f.wait[i]
-			late = late || int(w.dir) == dir && !w.time.Add(e.limits.HoldTime).After(e.now)
-		}
-		if !late {
+	for i := range f.wait {
+		w := &f.wait[i]
+		if w.time.Add(e.limits.HoldTime).After(e.now) || f.decided(w) {
 			continue
 		}
-		n, _ := f.held(helpers.Dir(dir))
-		e.heldOut(d, n)
-		if len(d.ahead) > 0 && n < len(f.wait) { // the others wait behind a hole, which is given up
-			e.reach(f, helpers.Dir(dir), d.ahead[0].seq)
-			e.pump(f)
+		d := &f.dirs[w.dir]
+		if n, _ := f.held(w.dir); n > 0 {
+			e.heldOut(d, n)
 		}
-		if !f.idle() {
-			break
-		}
-	}
-	for i := range f.wait { // whatever else kept it: long enough is long enough
-		if w := &f.wait[i]; f.idle() && !w.time.Add(e.limits.HoldTime).After(e.now) {
-			f.dirs[w.dir].release(w.end)
+		if !f.decided(w) {
+			d.release(w.end)
+			e.stats.HeldOut++
 		}
 	}
 	e.settle(f)
-	e.finish(f)
 }
 
 // pass gives the verdict of a packet of f as it has to leave: with the bytes and numbers of the journal.

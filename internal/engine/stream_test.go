@@ -390,11 +390,14 @@ func TestHoleIsGivenUp(t *testing.T) {
 		b := newBed(t, nil)
 		f := b.tcp(snatConn(helpers.TCP), 1000)
 		f.next[orig] += 10
-		id := f.say(orig, "\nopen tcp 10.0.0.1:4000\n")
+		id := f.say(orig, "open tcp 203.0.113.1:4000\nopen tcp 10.0.0.1:4001\n")
 		b.pass(2 * time.Second)
-		if got := b.payload(id); got != "\nopen tcp 203.0.113.1:4000\n" {
+		if got := b.payload(id); got != "open tcp 203.0.113.1:4000\nopen tcp 10.0.0.1:4001\n" {
 			t.Errorf("left: %q", got)
 		}
+		// Filled after all, the stream is read; what left cannot be changed any more.
+		f.raw(orig, packet.ACK, f.next[orig]-59, f.next[reply], "123456789\n")
+		b.events("expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", "refuse tcp *>10.0.0.1:4001 at 203.0.113.1:4001 held-out")
 	})
 	t.Run("bytes", func(t *testing.T) {
 		b := newBed(t, func(c *engine.Config) { c.Limits.Ahead = 1000 })
