@@ -287,7 +287,8 @@ func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now
 // count as if they had existed before.
 func (e *Engine) Overflowed() { e.overflowed = true }
 
-// Reload changes helpers, policy and limits for what comes; flows and what they announced live on.
+// Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup and Record stay
+// if they are nil in cfg.
 func (e *Engine) Reload(cfg Config) error {
 	byName, ports := map[string]*helper{}, map[port]*helper{}
 	for _, h := range cfg.Helpers {
@@ -310,7 +311,12 @@ func (e *Engine) Reload(cfg Config) error {
 	e.helpers, e.ports, e.policy, e.limits = byName, ports, cfg.Policy, cfg.Limits
 	e.policy.withDefaults()
 	e.limits.withDefaults()
-	e.lookup, e.record = cfg.Lookup, cfg.Record
+	if cfg.Lookup != nil {
+		e.lookup = cfg.Lookup
+	}
+	if cfg.Record != nil {
+		e.record = cfg.Record
+	}
 	return nil
 }
 
