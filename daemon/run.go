@@ -179,12 +179,17 @@ func (d *daemon) loop(signals <-chan os.Signal) error {
 			if !ok {
 				return fmt.Errorf("queue %d: %w", d.cfg.Queue.Number, d.queue.Err())
 			}
-			d.packets(batch)
-		case batch, ok := <-d.tables.watcher.Events():
-			if !ok {
-				return fmt.Errorf("conntrack events: %w", d.tables.watcher.Err())
+			if err := d.events(); err != nil { // what came of earlier packets comes first
+				return err
 			}
-			d.events(batch)
+			d.packets(batch)
+		case _, ok := <-d.tables.watcher.Ready():
+			if !ok {
+				return d.tables.watcher.Err()
+			}
+			if err := d.events(); err != nil {
+				return err
+			}
 		case <-audit.C:
 			d.audit()
 		case <-timer.C:

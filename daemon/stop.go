@@ -49,6 +49,9 @@ func (d *daemon) drain() error {
 				if !ok {
 					return d.queue.Err()
 				}
+				if err := d.events(); err != nil {
+					return err
+				}
 				d.packets(batch)
 			case <-time.After(pause):
 				more = false

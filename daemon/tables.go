@@ -183,8 +183,12 @@ func (t *tables) evicted() ([]expect.ID, error) {
 	return out, nil
 }
 
-// events takes what happened to connections to the engine.
-func (d *daemon) events(batch []flows.Event) {
+// events takes what happened to connections until now to the engine.
+func (d *daemon) events() error {
+	batch, err := d.tables.watcher.Take()
+	if err != nil {
+		return err
+	}
 	for i := range batch {
 		ev := &batch[i]
 		switch now := time.Now(); {
@@ -195,9 +199,15 @@ func (d *daemon) events(batch []flows.Event) {
 			d.tables.ended(&ev.Flow)
 			d.drive(d.engine.Ended(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
 		default:
-			d.drive(d.engine.Related(d.tables.conn(&ev.Flow), 0, now))
+			d.drive(d.engine.Related(related(&ev.Flow), 0, now))
 		}
 	}
+	return nil
+}
+
+// related is a connection that was expected. Nobody rewrites it.
+func related(f *flows.Flow) engine.Conn {
+	return engine.Conn{Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark}
 }
 
 // resync compares the engine with the kernel's tables, where events are missing: connections that are gone, and
@@ -220,7 +230,7 @@ func (d *daemon) resync() {
 	now := time.Now()
 	if len(lost) > 0 {
 		for i := range expected {
-			d.drive(d.engine.Related(d.tables.conn(&expected[i]), 0, now))
+			d.drive(d.engine.Related(related(&expected[i]), 0, now))
 		}
 	}
 	var ended []engine.Conn

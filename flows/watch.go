@@ -11,56 +11,68 @@ type Event struct {
 	Flow      Flow
 }
 
-// Watcher tells of connections that were expected and have come, and of all that are gone.
+// Watcher tells of connections that were expected and have come, and of all that are gone. But for the goroutine that
+// waits for Ready it is for one goroutine.
 type Watcher struct {
-	conn   *nfnl.Conn
-	events chan []Event
+	events *nfnl.Events
+	ready  chan struct{}
+	ending chan struct{}
 	err    error
+	raw    []nfnl.Event
+	batch  []Event
 }
 
 // Watch begins to watch the table of the calling thread's network namespace.
 func Watch() (*Watcher, error) {
-	c, err := nfnl.Watch(nfnl.GroupCTNew, nfnl.GroupCTDestroy)
+	e, err := nfnl.Watch(nfnl.GroupCTNew, nfnl.GroupCTDestroy)
 	if err != nil {
 		return nil, err
 	}
-	w := &Watcher{conn: c, events: make(chan []Event, 16)}
+	w := &Watcher{events: e, ready: make(chan struct{}), ending: make(chan struct{})}
 	go w.run()
 	return w, nil
 }
 
-// Events is closed when the watcher ends; Err says why.
-func (w *Watcher) Events() <-chan []Event { return w.events }
+// Ready says that there may be something to Take. It is closed when the watcher ends; Err says why.
+func (w *Watcher) Ready() <-chan struct{} { return w.ready }
 
-// Err is why Events was closed.
+// Err is why Ready was closed.
 func (w *Watcher) Err() error { return w.err }
 
-// Close ends the watcher. Its channel is drained, so that whoever waits in it ends too.
+// Take gives what has happened until now, without waiting: who reads a packet and then takes events knows all that came
+// before the packet. The events are valid until the next call. There may be more: the next Take gives them.
+func (w *Watcher) Take() ([]Event, error) {
+	var err error
+	w.raw, err = w.events.Receive(w.raw[:0])
+	w.batch = w.batch[:0]
+	for i := range w.raw {
+		e := &w.raw[i]
+		if e.Lost || e.Destroyed || e.Connection.Status&nfnl.StatusExpected != 0 {
+			w.batch = append(w.batch, Event{Lost: e.Lost, Destroyed: e.Destroyed, Flow: flow(&e.Connection)})
+		}
+	}
+	return w.batch, err
+}
+
+// Close ends the watcher.
 func (w *Watcher) Close() error {
-	err := w.conn.Close()
-	for range w.events {
+	close(w.ending)
+	err := w.events.Close()
+	for range w.ready {
 	}
 	return err
 }
 
 func (w *Watcher) run() {
-	defer close(w.events)
-	var raw []nfnl.Event
+	defer close(w.ready)
 	for {
-		var err error
-		if raw, err = w.conn.Receive(raw[:0]); err != nil {
-			w.err = err
+		if w.err = w.events.Wait(); w.err != nil {
 			return
 		}
-		var batch []Event
-		for i := range raw {
-			e := &raw[i]
-			if e.Lost || e.Destroyed || e.Connection.Status&nfnl.StatusExpected != 0 {
-				batch = append(batch, Event{Lost: e.Lost, Destroyed: e.Destroyed, Flow: flow(&e.Connection)})
-			}
-		}
-		if len(batch) > 0 {
-			w.events <- batch
+		select {
+		case w.ready <- struct{}{}:
+		case <-w.ending:
+			return
 		}
 	}
 }

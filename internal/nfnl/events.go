@@ -3,8 +3,8 @@ package nfnl
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,44 +15,97 @@ type Event struct {
 	Connection Connection
 }
 
-// eventBuffer is what waits in the socket, in bytes: some ten thousand events.
-const eventBuffer = 8 << 20
+const (
+	eventBuffer  = 8 << 20  // what waits in the socket, in bytes: some ten thousand events
+	eventMessage = 64 << 10 // more than the longest
+	eventBatch   = 1024     // that Receive gives at once, at most
+)
 
-// Watch opens a socket that receives events of the connection table.
-func Watch(groups ...uint32) (*Conn, error) {
+// Events is a socket that receives events of the connection table.
+type Events struct {
+	conn *Conn
+	raw  syscall.RawConn
+	buf  []byte
+}
+
+// Watch opens a socket in the calling thread's network namespace.
+func Watch(groups ...uint32) (*Events, error) {
 	c, err := Dial()
 	if err != nil {
 		return nil, err
 	}
-	if err := c.c.SetReadBuffer(eventBuffer); err != nil {
-		return nil, errors.Join(fmt.Errorf("enlarge the buffer for conntrack events: %w", err), c.Close())
-	}
+	err = c.c.SetReadBuffer(eventBuffer)
 	for _, g := range groups {
-		if err := c.c.JoinGroup(g); err != nil {
-			return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), c.Close())
+		if err == nil {
+			err = c.c.JoinGroup(g)
 		}
 	}
-	return c, nil
-}
-
-// Receive waits for events and appends them to dst. It fails when the socket is closed.
-func (c *Conn) Receive(dst []Event) ([]Event, error) {
-	messages, err := c.c.Receive()
-	if errors.Is(err, unix.ENOBUFS) {
-		return append(dst, Event{Lost: true}), nil
+	e := &Events{conn: c, buf: make([]byte, eventMessage)}
+	if err == nil {
+		e.raw, err = c.c.SyscallConn()
 	}
 	if err != nil {
-		return dst, fmt.Errorf("receive conntrack events: %w", err)
+		return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), c.Close())
 	}
-	for _, m := range messages {
-		if kind := uint16(m.Header.Type); (kind != CTNew && kind != CTDelete) || len(m.Data) < headerLen {
+	return e, nil
+}
+
+// Close ends Wait.
+func (e *Events) Close() error { return e.conn.Close() }
+
+// Wait waits until Receive has something to give. It fails when the socket is closed.
+func (e *Events) Wait() error {
+	var failed error
+	err := e.raw.Read(func(fd uintptr) bool {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, 0) // a look at the error queue would take ENOBUFS away
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			failed = err
+			return true
+		}
+		return n > 0
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("wait for conntrack events: %w", err)
+	}
+	return nil
+}
+
+// Receive appends to dst what has happened until now, and does not wait.
+func (e *Events) Receive(dst []Event) ([]Event, error) {
+	for range eventBatch {
+		var n int
+		var from unix.Sockaddr
+		var failed error
+		err := e.raw.Control(func(fd uintptr) {
+			n, from, failed = unix.Recvfrom(int(fd), e.buf, unix.MSG_DONTWAIT)
+		})
+		switch {
+		case errors.Is(failed, unix.EAGAIN):
+			return dst, nil
+		case errors.Is(failed, unix.EINTR):
+			continue
+		case errors.Is(failed, unix.ENOBUFS):
+			dst = append(dst, Event{Lost: true})
+			continue
+		case err != nil || failed != nil:
+			return dst, fmt.Errorf("receive conntrack events: %w", errors.Join(err, failed))
+		}
+		if kernel, ok := from.(*unix.SockaddrNetlink); !ok || kernel.Pid != 0 {
 			continue
 		}
-		entry, err := Parse(m.Data[headerLen:])
+		messages, err := syscall.ParseNetlinkMessage(e.buf[:n])
 		if err != nil {
 			continue
 		}
-		dst = append(dst, Event{Destroyed: m.Header.Type == netlink.HeaderType(CTDelete), Connection: entry})
+		for _, m := range messages {
+			if (m.Header.Type != CTNew && m.Header.Type != CTDelete) || len(m.Data) < headerLen {
+				continue
+			}
+			if entry, err := Parse(m.Data[headerLen:]); err == nil {
+				dst = append(dst, Event{Destroyed: m.Header.Type == CTDelete, Connection: entry})
+			}
+		}
 	}
 	return dst, nil
 }
