@@ -358,7 +358,7 @@ func TestVerdictComesLast(t *testing.T) {
 	}
 }
 
-// At most 16 packets wait for a session; more pass.
+// At most 16 packets wait for a session; more pass, and are read later.
 func TestQueueIsBounded(t *testing.T) {
 	b := newBed(t, nil)
 	f := b.tcp(plainConn(helpers.TCP), 1000)
@@ -368,11 +368,14 @@ func TestQueueIsBounded(t *testing.T) {
 	for range 20 {
 		f.say(orig, "hello\n")
 	}
+	f.say(orig, "open tcp 10.0.0.1:4001\n")
 	if len(b.open) != 17 {
 		t.Errorf("%d packets wait", len(b.open))
 	}
 	b.ticket, b.asked = ticket, asked
 	b.resume()
+	b.resume()
+	b.events("expect tcp *>10.0.0.1:4000", "expect tcp *>10.0.0.1:4001")
 	if len(b.open) != 0 {
 		t.Errorf("%d packets still wait", len(b.open))
 	}

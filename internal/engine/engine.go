@@ -137,10 +137,18 @@ func (e *Engine) handle(p *Packet) {
 	}
 }
 
-// overtake lets a packet go before those that wait for their session: they are too many. What is in it is not read.
+// overtake lets a packet go before those that wait for their session: they are too many. Its bytes are read in their
+// turn, but cannot be changed any more.
 func (e *Engine) overtake(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
-	if d := &f.dirs[dir]; f.nat != nil && d.known && v.Transport() == helpers.TCP {
-		if end := v.Seq() + uint32(len(v.Payload())); ahead(end, d.released) < window {
+	d := &f.dirs[dir]
+	if v.Transport() == helpers.TCP && d.known && !d.ended && !d.locked && v.Flags()&(packet.SYN|packet.RST) == 0 {
+		seq, data := v.Seq(), v.Payload()
+		end := seq + uint32(len(data))
+		if far := ahead(end, d.next); far >= 0 && far < window {
+			if v.Flags()&packet.FIN != 0 && !d.finished {
+				d.fin, d.finished = end, true
+			}
+			e.keep(d, chunk{seq: seq, ack: v.Ack(), acks: v.Flags()&packet.ACK != 0, data: data})
 			d.release(end)
 		}
 	}
