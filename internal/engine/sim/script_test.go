@@ -129,11 +129,15 @@ func (s *script) greet(w *world) {
 
 // proceed lets the client say the next commands: one by one, or several at once.
 func (s *script) proceed(w *world) {
-	answered := len(s.greeting)
+	have, answered := lines(w.client.in), len(s.greeting)
 	for i := 0; i < s.said; i++ {
-		answered += len(s.replies[i])
+		for _, l := range s.replies[i] {
+			if answered++; answered <= have {
+				s.opened(w, l)
+			}
+		}
 	}
-	if lines(w.client.in) < answered || s.said == len(s.commands) {
+	if have < answered || s.said == len(s.commands) {
 		return
 	}
 	if w.event != "" && w.IntN(3) == 0 {
@@ -172,11 +176,30 @@ func (s *script) strike(w *world) {
 // serve lets the server answer what has come.
 func (s *script) serve(w *world) {
 	for ; s.served < lines(w.server.in) && s.served < len(s.replies); s.served++ {
+		s.opened(w, s.commands[s.served])
 		for _, l := range s.replies[s.served] {
 			w.server.out = append(w.server.out, l.text...)
 		}
 	}
 	w.server.push()
+}
+
+// opened checks that the way is open when an announcement has arrived: its reader may connect at once.
+func (s *script) opened(w *world, l line) {
+	if !l.to.IsValid() || l.bad || w.heldOut[l.to] || s.lenient(w) {
+		return
+	}
+	for i := range w.ever {
+		if w.ever[i].To == l.to {
+			return
+		}
+	}
+	w.failf("%q has arrived, and nothing is open", l.text)
+}
+
+// lenient says that announcements may have failed, or passed while nobody looked.
+func (s *script) lenient(w *world) bool {
+	return w.missed || w.full > 0 || w.taken > 0 || s.crashed
 }
 
 // judge checks a placement that the engine asks for.
@@ -222,10 +245,10 @@ func (s *script) check(w *world, dir int, got []byte) {
 			}
 		}
 		// What failed, or passed while nobody looked, must be as it was.
-		if !placed || w.heldOut[l.to] || w.missed || w.full > 0 || w.taken > 0 || s.crashed {
+		if !placed || w.heldOut[l.to] || s.lenient(w) {
 			forms = append(forms, l.text)
 		}
-		if l.to.IsValid() && !l.bad && !placed && !w.heldOut[l.to] && !w.missed && w.full == 0 && w.taken == 0 && !s.crashed && w.refused == 0 {
+		if l.to.IsValid() && !l.bad && !placed && !w.heldOut[l.to] && !s.lenient(w) && w.refused == 0 {
 			w.failf("%q was never placed", l.text)
 			return
 		}

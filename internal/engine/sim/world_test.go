@@ -186,12 +186,23 @@ func (w *world) config() engine.Config {
 		Record: func(ev *engine.Event) {
 			if ev.Kind == engine.EventRefuse {
 				w.refused++
-				w.heldOut[ev.To] = w.heldOut[ev.To] || ev.Reason == engine.RefuseHeldOut
+				if ev.Reason == engine.RefuseHeldOut {
+					w.heldOut[ev.To] = true
+					if w.fair() {
+						w.failf("%v could not wait for the rest of its line", ev.To)
+					}
+				}
 			}
 			w.logf("event %s %s to %v at %v reason %s note %q text %q old %q new %q",
 				ev.Kind, ev.Class, ev.To, ev.At, ev.Reason, ev.Note, ev.Text, ev.Old, ev.New)
 		},
 	}
+}
+
+// fair says that a line's segments come one behind the other, few and soon: none has to leave before it is whole.
+func (w *world) fair() bool {
+	return w.loss == 0 && w.dup == 0 && w.jitter == 0 && !w.nagle && w.slow == 0 && w.window >= 2000 && w.mss[0] >= 20 &&
+		w.mss[1] >= 20 && w.event == "" && !w.missed
 }
 
 // start makes a new daemon.
