@@ -128,26 +128,25 @@ func (s *site) transfer(c clientKind, f family, m mode, port uint16) error {
 	if err != nil {
 		return err
 	}
-	same := func(what, path string) error {
-		got, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-		if !bytes.Equal(got, shared.content) {
-			return fmt.Errorf("%s: %d bytes, not those of the original's %d", what, len(got), len(shared.content))
-		}
-		return nil
-	}
 	// The server may close the file after it has said that all is there.
-	up := same("stored", stored)
-	for deadline := time.Now().Add(time.Second); up != nil && time.Now().Before(deadline); up = same("stored", stored) {
+	up := sameFile(stored)
+	for deadline := time.Now().Add(time.Second); up != nil && time.Now().Before(deadline); up = sameFile(stored) {
 		time.Sleep(10 * time.Millisecond)
 	}
-	err = errors.Join(up, same("fetched", filepath.Join(folder, "down")), list(filepath.Join(folder, "list")))
+	err = errors.Join(up, sameFile(filepath.Join(folder, "down")), list(filepath.Join(folder, "list")))
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	return nil
+}
+
+// sameFile compares a file with the one that servers serve.
+func sameFile(path string) error {
+	got, err := os.ReadFile(path)
+	if err == nil && !bytes.Equal(got, shared.content) {
+		err = fmt.Errorf("%s: %d bytes, not the original's %d", path, len(got), len(shared.content))
+	}
+	return err
 }
 
 // list compares a listing with the files there are.

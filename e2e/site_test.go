@@ -26,6 +26,7 @@ const (
 	routed     nat = "routed"
 	masquerade nat = "masquerade" // the server sees the firewall's address
 	dnat       nat = "dnat"       // the client speaks to the firewall's address
+	bothWays   nat = "both"       // masquerade and dnat
 )
 
 var nats = []nat{routed, masquerade, dnat}
@@ -47,10 +48,11 @@ func addrOf(f family, v4, v6 string) netip.Addr {
 	return netip.MustParseAddr(v6)
 }
 
+// Addresses of different lengths: what is announced gets longer under masquerade, shorter under destination NAT.
 func (f family) client() netip.Addr  { return addrOf(f, "10.1.0.2", "fd01::2") }
 func (f family) inside() netip.Addr  { return addrOf(f, "10.1.0.1", "fd01::1") }
-func (f family) outside() netip.Addr { return addrOf(f, "10.2.0.1", "fd02::1") }
-func (f family) server() netip.Addr  { return addrOf(f, "10.2.0.2", "fd02::2") }
+func (f family) outside() netip.Addr { return addrOf(f, "192.168.200.101", "fd02::a:b:1") }
+func (f family) server() netip.Addr  { return addrOf(f, "192.168.200.102", "fd02::a:b:2") }
 
 // site is a client, a firewall and a server.
 type site struct {
@@ -97,18 +99,29 @@ var natRules = map[nat]string{
 	dnat: `table inet nat {
 	chain prerouting {
 		type nat hook prerouting priority dstnat;
-		iifname "inside" ip daddr 10.1.0.1 %[1]s dnat ip to 10.2.0.2
-		iifname "inside" ip6 daddr fd01::1 %[1]s dnat ip6 to fd02::2
+		iifname "inside" ip daddr 10.1.0.1 %[1]s dnat ip to 192.168.200.102
+		iifname "inside" ip6 daddr fd01::1 %[1]s dnat ip6 to fd02::a:b:2
 	}
 }
 `,
 }
 
-// newSite makes one whose firewall lets in connections to FTP's port.
-func newSite(t *testing.T, n nat) *site { return newSiteWith(t, n, "tcp dport 21") }
+func (n nat) rules(control string) string {
+	switch n {
+	case bothWays:
+		return masquerade.rules(control) + dnat.rules(control)
+	case dnat:
+		return fmt.Sprintf(natRules[n], control)
+	}
+	return natRules[n]
+}
 
-// newSiteWith makes one whose firewall lets in what control matches, in nftables' words.
-func newSiteWith(t *testing.T, n nat, control string) *site {
+// newSite makes one whose firewall lets in connections to FTP's port.
+func newSite(t *testing.T, n nat) *site { return newSiteWith(t, n, "tcp dport 21", nil) }
+
+// newSiteWith makes one whose firewall lets in what control matches, in nftables' words. Packets between client and
+// firewall go over a wire if there is one.
+func newSiteWith(t *testing.T, n nat, control string, w *wire) *site {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("end to end: not with -short")
@@ -121,9 +134,13 @@ func newSiteWith(t *testing.T, n nat, control string) *site {
 	both := func(f func(family) netip.Addr) []string {
 		return []string{f(ipv4).String() + "/24", f(ipv6).String() + "/64"}
 	}
-	netnstest.Veth(s.client, "c", both(family.client), s.firewall, "inside", both(family.inside))
+	if w != nil {
+		w.join(t, s.client, "c", both(family.client), s.firewall, "inside", both(family.inside))
+	} else {
+		netnstest.Veth(s.client, "c", both(family.client), s.firewall, "inside", both(family.inside))
+		neighbours(s.client, "c", "02:00:00:00:01:02", family.client, s.firewall, "inside", "02:00:00:00:01:01", family.inside)
+	}
 	netnstest.Veth(s.firewall, "outside", both(family.outside), s.server, "s", both(family.server))
-	neighbours(s.client, "c", "02:00:00:00:01:02", family.client, s.firewall, "inside", "02:00:00:00:01:01", family.inside)
 	neighbours(s.firewall, "outside", "02:00:00:00:02:01", family.outside, s.server, "s", "02:00:00:00:02:02", family.server)
 	for _, f := range families {
 		s.client.Route(f.inside().String())
@@ -132,13 +149,7 @@ func newSiteWith(t *testing.T, n nat, control string) *site {
 	}
 	s.firewall.Sysctl("net.ipv4.ip_forward", "1")
 	s.firewall.Sysctl("net.ipv6.conf.all.forwarding", "1")
-	rules := fmt.Sprintf(filterRules, control)
-	if r := natRules[n]; strings.Contains(r, "%") {
-		rules += fmt.Sprintf(r, control)
-	} else {
-		rules += r
-	}
-	s.firewall.Run("nft", rules)
+	s.firewall.Run("nft", fmt.Sprintf(filterRules, control)+n.rules(control))
 	return s
 }
 
@@ -155,7 +166,7 @@ func neighbours(a *netnstest.NS, aDev, aMAC string, aAddr func(family) netip.Add
 
 // host is what the client calls the server.
 func (s *site) host(f family) netip.Addr {
-	if s.nat == dnat {
+	if s.nat == dnat || s.nat == bothWays {
 		return f.inside()
 	}
 	return f.server()
@@ -318,6 +329,16 @@ func (s *site) write(path, text string) {
 	s.t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// until waits for a condition.
+func until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
 	}
 }
 
