@@ -247,12 +247,14 @@ func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
 	ev.Kind, ev.Flow, ev.FlowProto = EventRelated, c.Orig, c.Transport
 	ev.Announced, ev.Note = x.announced, x.note
 	e.tell(ev)
-	if !x.said.Permanent {
-		e.unsetPending(x)
-	}
 	x.used, x.usedBy = true, pack(c.Transport, c.Orig, 0)
-	if x.said.Helper == "" {
-		e.maybeOver(x.session)
+	switch {
+	case x.said.Permanent:
+	case x.said.Helper != "": // the child's first packet is still to come
+		e.unsetPending(x)
+		e.timers.set(&x.timer, e.now.Add(lingers))
+	default:
+		e.retire(x)
 	}
 	return &e.step
 }
@@ -266,8 +268,7 @@ func (e *Engine) Gone(id expect.ID, now time.Time) *Step {
 	}
 	e.cause = cause{time: now}
 	e.tellEntry(EventCancel, x, CancelEvicted)
-	e.unsetPending(x)
-	e.maybeOver(x.session)
+	e.retire(x)
 	return &e.step
 }
 

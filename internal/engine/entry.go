@@ -25,6 +25,7 @@ type entry struct {
 	toward     helpers.Dir
 	nat        bool // the flow is
 	translated bool // at has an address, and may have a port, other than to
+	reserved   bool // it was asked for before it was opened
 	pending    bool
 	asked      bool // the table may have it
 	used       bool // by usedBy
@@ -119,6 +120,7 @@ func (e *Engine) move(x *entry, at netip.AddrPort) {
 // renew takes over what a later announcement of the same end point says.
 func (x *entry) renew(by *entry) {
 	x.said, x.from, x.timeout, x.note = by.said, by.from, by.timeout, by.note
+	x.reserved = x.reserved || by.reserved
 	session := x.master.Session // it may be announced again in another flow of the family
 	x.toward, x.nat, x.master, x.announced = by.toward, by.nat, by.master, by.announced
 	x.master.Session = session
@@ -148,6 +150,7 @@ func (e *Engine) forget(x *entry) {
 	if e.entries[x.id] != x {
 		return
 	}
+	e.timers.clear(&x.timer)
 	e.unindex(x)
 	e.mappings--
 	x.session.entries = slices.DeleteFunc(x.session.entries, func(o *entry) bool { return o == x })
@@ -163,7 +166,8 @@ func (s *session) known(x *entry) *entry {
 			}
 			same := y.said.Group.ID == x.said.Group.ID
 			switch {
-			case y.session == s && y.pending && (same || overlap(y.from, x.from)):
+			case y.pending && !overlap(y.from, x.from): // for somebody else
+			case y.session == s && y.pending:
 				return y
 			case same && (found == nil || y.session == s):
 				found = y
@@ -201,12 +205,21 @@ func (e *Engine) cancelEntry(x *entry, why Reason) {
 	e.unsetPending(x)
 }
 
-// expired ends an expectation whose time is over.
+// expired ends an expectation whose time is over, or the wait for the child that it was met by.
 func (e *Engine) expired(x *entry) {
-	if !x.pending {
-		return
+	if x.pending {
+		e.cancelEntry(x, CancelExpired)
 	}
-	e.cancelEntry(x, CancelExpired)
+	e.retire(x)
+}
+
+// retire forgets an entry of which nothing is pending any more, unless it stands for more than its expectation did: a
+// port on the other side, or an end point that the other side may yet open.
+func (e *Engine) retire(x *entry) {
+	e.unsetPending(x)
+	if !x.translated && !x.reserved {
+		e.forget(x)
+	}
 	e.maybeOver(x.session)
 }
 

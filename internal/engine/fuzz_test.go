@@ -196,8 +196,15 @@ func (z *fuzzBed) later(s *engine.Step) {
 	}
 }
 
-// end stops the engine: nothing may be left.
+// end ends all flows and stops the engine: nothing may be left.
 func (z *fuzzBed) end() {
+	z.drive(z.e.Release())
+	for _, f := range z.flows {
+		z.drive(z.e.Ended(f.conn.Transport, f.conn.Orig, 0, z.now))
+	}
+	if n, flows := z.e.Memory(), z.e.Stats().Flows; n != 0 || flows != 0 {
+		z.t.Fatalf("%d bytes are kept of %d flows", n, flows)
+	}
 	z.drive(z.e.Stop(z.now))
 	for _, p := range z.tickets {
 		z.drive(z.e.Resume(p.ticket, p.answers))

@@ -137,8 +137,10 @@ func (e *Engine) commit(j *job) {
 	if _, ok := f.session.impl.(helpers.Rewriter); !ok {
 		hold = 0 // nothing will be changed
 	}
-	if len(rest) > backlog || e.memory+len(rest)-len(d.kept) > e.limits.Memory {
-		e.tellError(f, j.dir, ErrorContract, e.offset(j, j.consumed), "more bytes are wanted than may be kept")
+	if over := len(rest) > backlog; over || e.memory+len(rest)-len(d.kept) > e.limits.Memory {
+		if over {
+			e.tellError(f, j.dir, ErrorContract, e.offset(j, j.consumed), "more bytes are wanted than may be kept")
+		}
 		e.stats.Gaps += uint64(len(rest))
 		rest, hold, d.lost = nil, 0, true
 	}

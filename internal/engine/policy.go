@@ -109,7 +109,7 @@ func (e *Engine) room(s *session, class uint8, p *peer) Reason {
 }
 
 // mappingsPer is how many mappings are kept for each expectation that may be pending.
-const mappingsPer = 4
+const mappingsPer = 64
 
 // sides are the addresses by which a flow's end points are known on both sides of a NAT.
 type sides struct {
@@ -147,7 +147,7 @@ func (e *Engine) judge(j *job, i int) plan {
 	owner := f.sides(said.Owner & 1)
 	x := entry{
 		session: s, said: said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
-		announced: e.cause.packet, note: said.Note,
+		announced: e.cause.packet, note: said.Note, reserved: said.Reserve,
 		master: expect.Master{
 			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(),
 			Zone: f.zone, Mark: f.mark,
@@ -192,16 +192,21 @@ func (e *Engine) judge(j *job, i int) plan {
 	if old != nil && (old.pending || said.Reserve) {
 		return e.refresh(j, old, &x)
 	}
-	if old != nil {
-		x.at, x.translated = old.at, old.translated
-	} else if !e.choose(&x) {
+	fixed := old != nil
+	switch {
+	case !fixed && !e.choose(&x):
 		return refuse(RefusePortTaken)
+	case fixed:
+		x.at = old.at
+		if old.session != s {
+			old = nil // its port is the family's, its expectation was the other session's
+		}
 	}
 	p := e.peer(owner.real.Addr())
 	if r := e.room(s, said.Class, p); r != "" {
 		return refuse(r)
 	}
-	made := plan{entry: old, fresh: old == nil, fixed: old != nil, place: !said.Reserve}
+	made := plan{entry: old, fresh: old == nil, fixed: fixed, place: !said.Reserve}
 	if old == nil {
 		made.entry = e.insert(x)
 	} else {

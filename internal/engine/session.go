@@ -103,7 +103,8 @@ func (e *Engine) leftBy(s *session, f *flow) {
 
 // maybeOver ends a session without flows that waits for no connection.
 func (e *Engine) maybeOver(s *session) {
-	if s.over || s.flows > 0 || s.job != nil || slices.ContainsFunc(s.entries, func(x *entry) bool { return x.pending }) {
+	waits := func(x *entry) bool { return x.pending || x.timer.place > 0 }
+	if s.over || s.flows > 0 || s.job != nil || slices.ContainsFunc(s.entries, waits) {
 		return
 	}
 	s.over = true

@@ -284,6 +284,8 @@ func (e *Engine) loadEntry(s *session, from *savedEntry) error {
 		e.setPending(x, e.peer(x.to.Addr()))
 		x.used, x.asked = used, true
 		e.timers.set(&x.timer, from.Expires)
+	} else if from.Used && from.Said.Helper != "" {
+		e.timers.set(&x.timer, e.now.Add(lingers)) // for its child
 	}
 	return nil
 }
