@@ -375,10 +375,7 @@ func (e *Engine) releaseAll() {
 	}
 	for f := e.oldest; f != nil; f = f.newer {
 		for dir := range f.dirs {
-			d := &f.dirs[dir]
-			if n, _ := f.held(helpers.Dir(dir)); n > 0 {
-				e.heldOut(d, n)
-			}
+			e.heldOut(f, helpers.Dir(dir))
 		}
 		for i := range f.wait {
 			f.dirs[f.wait[i].dir].release(f.wait[i].end)

@@ -244,13 +244,12 @@ func (e *Engine) close(f *flow) {
 	if f.closed {
 		return
 	}
-	f.closed = true
 	for dir := range f.dirs {
-		d := &f.dirs[dir]
-		e.lose(d)
-		d.release(d.next)
+		e.lose(&f.dirs[dir])
+		e.heldOut(f, helpers.Dir(dir))
 	}
 	e.leave(f)
+	f.closed = true
 	s := f.session
 	f.session, f.announced = nil, nil
 	e.timers.set(&f.timer, e.now.Add(lingers))

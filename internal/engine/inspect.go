@@ -13,8 +13,8 @@ const defaultBacklog = 4096 // helpers.Helper.Backlog
 func (e *Engine) inspect(f *flow, dir helpers.Dir, data []byte, end bool) {
 	d := &f.dirs[dir]
 	d.next += uint32(len(data))
-	d.ended = d.ended || end
 	if d.locked {
+		d.ended = d.ended || end
 		d.release(d.next)
 		return
 	}
@@ -123,7 +123,7 @@ func (e *Engine) commit(j *job) {
 	}
 	if d.locked {
 		e.memory -= len(d.kept)
-		d.kept, d.skip = nil, 0
+		d.kept, d.skip, d.ended = nil, 0, d.ended || j.seg.End
 		d.release(d.next)
 		return
 	}
@@ -145,7 +145,10 @@ func (e *Engine) commit(j *job) {
 		rest, hold, d.lost = nil, 0, true
 	}
 	if j.seg.End {
-		rest, hold = nil, 0
+		if len(rest) > 0 {
+			e.heldOut(f, j.dir)
+		}
+		rest, hold, d.ended = nil, 0, true
 	}
 	e.memory += len(rest) - len(d.kept)
 	if len(rest) == 0 {

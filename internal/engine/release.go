@@ -48,7 +48,7 @@ func (e *Engine) settle(f *flow) {
 		d := &f.dirs[dir]
 		n, size := f.held(helpers.Dir(dir))
 		if n > e.limits.HoldSegs || size > e.limits.HoldBytes || n > 0 && d.copies >= maxCopies {
-			e.heldOut(d, n)
+			e.heldOut(f, helpers.Dir(dir))
 		}
 	}
 	e.letGo(f)
@@ -65,10 +65,12 @@ func (e *Engine) settle(f *flow) {
 }
 
 // heldOut lets the held bytes of a direction go, unchanged.
-func (e *Engine) heldOut(d *direction, packets int) {
+func (e *Engine) heldOut(f *flow, dir helpers.Dir) {
+	n, _ := f.held(dir)
+	e.stats.HeldOut += uint64(n)
+	d := &f.dirs[dir]
 	d.release(d.next)
 	d.copies = 0
-	e.stats.HeldOut += uint64(packets)
 }
 
 // held counts the packets that wait for the rest of a message; others wait behind a hole.
@@ -140,9 +142,7 @@ func (e *Engine) waited(f *flow) {
 			continue
 		}
 		d := &f.dirs[w.dir]
-		if n, _ := f.held(w.dir); n > 0 {
-			e.heldOut(d, n)
-		}
+		e.heldOut(f, w.dir)
 		if !f.decided(w) {
 			d.release(w.end)
 			e.stats.HeldOut++

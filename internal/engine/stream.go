@@ -281,7 +281,7 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 	d.skip, d.lost = 0, true
 	e.memory -= len(d.kept)
 	d.kept = nil
-	d.release(d.next)
+	e.heldOut(f, dir)
 	e.inspect(f, dir, nil, false)
 }
 

@@ -182,10 +182,10 @@ func TestHold(t *testing.T) {
 		}, want[:len(want)-1], []string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`}, 0},
 		{"FIN", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
 			return []uint64{first, f.send(orig, packet.ACK|packet.FIN, "")}
-		}, head, nil, 0},
+		}, head, nil, 1},
 		{"RST", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
 			return []uint64{first, f.send(orig, packet.RST, "")}
-		}, head, nil, 0},
+		}, head, nil, 1},
 		{"2 s", func(b *bed, f *peerflow, first uint64, _ uint32) []uint64 {
 			b.pass(1999 * time.Millisecond)
 			if len(b.open) != 1 {
