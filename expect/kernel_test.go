@@ -42,14 +42,15 @@ func TestKernel(t *testing.T) {
 			netnstest.New(t).Do(func() {
 				k, err := expect.OpenKernel([]helpers.Helper{ftp})
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
+					return
 				}
 				defer k.Close()
 				t.Logf("way: %s, label %s", k.Way(), k.Label("ftp"))
 				used := func(want int) {
 					t.Helper()
 					if n, _, err := expect.Counts(); err != nil || n != want {
-						t.Fatalf("%d expectations, error %v, want %d", n, err, want)
+						t.Errorf("%d expectations, error %v, want %d", n, err, want)
 					}
 				}
 				one := func(id expect.ID, session uint64, port uint16) expect.Request {
@@ -57,7 +58,7 @@ func TestKernel(t *testing.T) {
 				}
 				for id := expect.ID(1); id <= 8; id++ {
 					if err := k.Place(one(id, 1, 40000+uint16(id))); err != nil {
-						t.Fatalf("expectation %d: %v", id, err)
+						t.Errorf("expectation %d: %v", id, err)
 					}
 				}
 				used(8)
@@ -97,7 +98,8 @@ func TestKernel(t *testing.T) {
 				used(1)
 				again, err := expect.OpenKernel([]helpers.Helper{ftp}) // an earlier process was killed
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
+					return
 				}
 				defer again.Close()
 				if err := again.Place(one(1, 3, 41000)); !errors.Is(err, expect.ErrTaken) {

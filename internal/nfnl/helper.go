@@ -3,6 +3,7 @@ package nfnl
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ type HelperClass struct {
 	Timeout uint32 // seconds
 }
 
+// maxHelperName is NF_CT_HELPER_NAME_LEN less the NUL. The kernel's answer to a longer one is that to a missing subsystem.
+const maxHelperName = 15
+
 // ErrNoHelperObjects says that the kernel has no user-space helpers.
 var ErrNoHelperObjects = errors.New("the kernel has no user-space conntrack helpers (CONFIG_NF_CT_NETLINK_HELPER)")
 
@@ -54,6 +58,9 @@ func (h *HelperObject) put(ae *netlink.AttributeEncoder) {
 
 // CreateHelper registers h. EEXIST: it is there already, with whatever limits; EBUSY: an in-kernel helper has its name.
 func (c *Conn) CreateHelper(h *HelperObject) error {
+	if len(h.Name) > maxHelperName {
+		return fmt.Errorf("helper object %q: the name has more than %d bytes", h.Name, maxHelperName)
+	}
 	_, err := c.Do("register a helper object", HelperNew, netlink.Create|netlink.Excl, unix.AF_INET, func(ae *netlink.AttributeEncoder) {
 		h.put(ae)
 		ae.Uint32(nfcthQueue, 0)
