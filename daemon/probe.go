@@ -47,16 +47,16 @@ func probeExpectations(all []helpers.Helper) (e expectations, err error) {
 }
 
 func (e *expectations) findings() []finding {
-	return []finding{
-		{
-			what: "expectations hang on helper objects of our own (nfnetlink_cthelper)", ok: e.objects,
-			needs: "CONFIG_NF_CT_NETLINK_HELPER", then: choose(e.objects, "they are used: 1 to 4 classes a helper, limits of their own",
-				choose(e.err == nil, "an in-kernel helper carries them instead", "nothing can be expected")),
-		},
-		{
-			what: "an in-kernel helper can carry expectations", ok: !e.objects && e.err == nil,
-			needs: "CONFIG_NF_CONNTRACK_H323, or _IRC, _SANE, _FTP", then: choose(e.objects, "it is not needed",
-				choose(e.err == nil, e.way, "nothing can be expected")),
-		},
+	own := finding{
+		what: "expectations hang on helper objects of our own (nfnetlink_cthelper)", ok: e.objects,
+		needs: "CONFIG_NF_CT_NETLINK_HELPER", then: choose(e.objects, "they are used: 1 to 4 classes a helper, limits of their own",
+			choose(e.err == nil, "an in-kernel helper carries them instead", "nothing can be expected")),
 	}
+	if e.objects {
+		return []finding{own}
+	}
+	return []finding{own, {
+		what: "an in-kernel helper can carry expectations", ok: e.err == nil,
+		needs: "CONFIG_NF_CONNTRACK_H323, or _IRC, _SANE, _FTP", then: choose(e.err == nil, e.way, "nothing can be expected"),
+	}}
 }
