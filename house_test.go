@@ -1,0 +1,203 @@
+// Package cthelperd has no code: its tests hold what is true of the whole tree.
+package cthelperd
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/cthelperd/cthelperd"
+
+// allowed says which packages of this module a package may import, outside of its tests. A folder under helpers/ is
+// held to the row helpers/*.
+var allowed = map[string][]string{
+	"helpers":            {},
+	"helpers/*":          {"helpers"},
+	"helpers/helpertest": {"helpers"},
+	"internal/nfnl":      {},
+	"internal/packet":    {"helpers"},
+	"internal/capture":   {},
+	"internal/rules":     {"helpers", "internal/nfnl"},
+	"internal/netnstest": {},
+	"flows":              {"helpers", "internal/nfnl"},
+	"expect":             {"helpers", "flows", "internal/nfnl"},
+	"queue":              {"internal/nfnl"},
+	"internal/engine":    {"helpers", "expect", "internal/packet"},
+	"internal/config":    {"helpers", "internal/engine"},
+	"internal/replay":    {"helpers", "expect", "internal/engine", "internal/capture", "internal/config"},
+	"cli":                {"helpers", "internal/config", "internal/replay", "internal/engine", "internal/capture"},
+	"daemon": {
+		"helpers", "expect", "flows", "queue", "internal/nfnl", "internal/engine", "internal/config", "internal/rules",
+	},
+	"pcaps":         {"helpers", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture"},
+	"pcaps/make":    {"helpers", "helpers/ftp", "pcaps", "internal/capture"},
+	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp"},
+	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp"},
+}
+
+// testOnly are imported by tests alone.
+var testOnly = []string{"pcaps", "helpers/helpertest", "internal/netnstest"}
+
+// impure is what a helper may not import: it does no I/O and asks no clock.
+var impure = regexp.MustCompile(`^(os|os/.*|syscall|log|log/.*|math/rand|math/rand/.*|net|net/http|io/ioutil|unsafe|C)$`)
+
+// TestImports checks who imports whom.
+func TestImports(t *testing.T) {
+	for _, file := range goFiles(t) {
+		name := filepath.ToSlash(filepath.Dir(file))
+		row, known := allowed[name]
+		helper := false
+		if parent, _ := filepath.Split(name); !known && parent == "helpers/" {
+			row, known, helper = allowed["helpers/*"], true, true
+		}
+		if strings.HasSuffix(file, "doc.go") {
+			continue // packages that are nothing but tests
+		}
+		if !known && name != "." {
+			t.Errorf("%s: package %s has no row in the table of who may import whom", file, name)
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range parsed.Imports {
+			path, _ := strconv.Unquote(spec.Path.Value)
+			if own, ok := strings.CutPrefix(path, module+"/"); ok {
+				if !slices.Contains(row, own) {
+					t.Errorf("%s imports %s", file, own)
+				}
+				if slices.Contains(testOnly, own) && !slices.Contains(testOnly, strings.TrimSuffix(name, "/make")) {
+					t.Errorf("%s imports %s, which is for tests", file, own)
+				}
+			} else if (helper || name == "helpers") && impure.MatchString(path) {
+				t.Errorf("%s imports %s: a helper is pure", file, path)
+			}
+		}
+	}
+}
+
+// TestNoInit checks that nothing happens before main.
+func TestNoInit(t *testing.T) {
+	initial := regexp.MustCompile(`(?m)^func init\(\)`)
+	for _, file := range goFiles(t) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if initial.Match(text) {
+			t.Errorf("%s has an init function", file)
+		}
+	}
+}
+
+// TestQuotes checks that CONTRIBUTING.md quotes the files that it names as they are.
+func TestQuotes(t *testing.T) {
+	text, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quoted := regexp.MustCompile("(?s)\\(`([^`]+\\.go)`\\):\n\n```go\n(.*?)```").FindAllSubmatch(text, -1)
+	if len(quoted) < 2 {
+		t.Fatalf("found %d quotes, want two", len(quoted))
+	}
+	for _, q := range quoted {
+		want, err := os.ReadFile(string(q[1]))
+		if err != nil {
+			t.Error(err)
+		} else if string(q[2]) != string(want) {
+			t.Errorf("CONTRIBUTING.md does not quote %s as it is", q[1])
+		}
+	}
+}
+
+// TestLinks checks that the texts name no file that is not there.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "THREATS.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, m := range link.FindAllSubmatch(text, -1) {
+			if _, err := os.Stat(string(m[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// TestNamedTests checks that the tests which ARCHITECTURE.md and THREATS.md name as holding an invariant exist.
+func TestNamedTests(t *testing.T) {
+	exists := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	walk(t, func(path string) {
+		if strings.HasSuffix(path, "_test.go") {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range function.FindAllSubmatch(text, -1) {
+				exists[string(m[1])] = true
+			}
+		}
+	})
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
+	for _, name := range []string{"ARCHITECTURE.md", "THREATS.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		all := named.FindAllSubmatch(text, -1)
+		if len(all) == 0 {
+			t.Errorf("%s names no test", name)
+		}
+		for _, m := range all {
+			if !exists[string(m[1])] {
+				t.Errorf("%s names %s, which does not exist", name, m[1])
+			}
+		}
+	}
+}
+
+// goFiles are the files of this module that are not tests.
+func goFiles(t *testing.T) (files []string) {
+	walk(t, func(path string) {
+		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			files = append(files, path)
+		}
+	})
+	if len(files) == 0 {
+		t.Fatal("found no Go file")
+	}
+	return files
+}
+
+// walk visits the files of this module; testdata and what git does not keep are left out.
+func walk(t *testing.T, visit func(path string)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && (d.Name() == "testdata" || d.Name() == "bin" || strings.HasPrefix(d.Name(), ".")):
+			return filepath.SkipDir
+		case !d.IsDir():
+			visit(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
