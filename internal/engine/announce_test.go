@@ -544,3 +544,137 @@ func TestNewRefuses(t *testing.T) {
 		})
 	}
 }
+
+// What a Rewriter asks of addresses that belong to no announcement.
+func TestTranslate(t *testing.T) {
+	snat, dnat := snatConn(helpers.UDP), dnatConn(helpers.UDP)
+	snat.Reply.Dst = netip.MustParseAddrPort("203.0.113.1:61000") // the port changes, too
+	tests := []struct {
+		name      string
+		conn      engine.Conn
+		dir       helpers.Dir
+		via, want string
+	}{
+		{"the sender himself", snat, orig, "10.0.0.1:50000", "203.0.113.1:61000"},
+		{"another port of his", snat, orig, "10.0.0.1:5060", "203.0.113.1:5060"},
+		{"what he announced", snat, orig, "10.0.0.1:4000", "203.0.113.1:4001"},
+		{"somebody else", snat, orig, "10.0.0.77:5060", "10.0.0.77:5060"},
+		{"the reader, as the sender knows him", snat, reply, "203.0.113.1:61000", "10.0.0.1:50000"},
+		{"what the reader announced", snat, reply, "203.0.113.1:4001", "10.0.0.1:4000"},
+		{"the server, by his public address", dnat, orig, "203.0.113.9:2100", "192.168.1.9:2100"},
+		{"the server himself", dnat, reply, "192.168.1.9:2100", "203.0.113.9:2100"},
+		{"the client, who is not translated", dnat, orig, "10.0.0.1:50000", "10.0.0.1:50000"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			b.refuse = func(r engine.Request) error {
+				if r.Place != nil && r.Place.At.Port() == 4000 {
+					return expect.ErrTaken
+				}
+				return nil
+			}
+			if tt.conn == snat {
+				b.udp(tt.conn, orig, "open udp 10.0.0.1:4000\n")
+			}
+			if got := b.payload(b.udp(tt.conn, tt.dir, "via "+tt.via+"\n")); got != "via "+tt.want+"\n" {
+				t.Errorf("left: %q, want via %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// What is released before its answers come leaves unchanged, and what the answers made is taken back.
+func TestReleaseBeforeTheAnswers(t *testing.T) {
+	for _, phase := range []string{"placing", "adjusting"} {
+		t.Run(phase, func(t *testing.T) {
+			b := newBed(t, nil)
+			f := b.tcp(snatConn(helpers.TCP), 1000)
+			b.answers = false
+			first := f.say(orig, "open tcp 10.0.0.1:4000\n")
+			if phase == "adjusting" {
+				b.resume()
+			}
+			ticket, asked := b.ticket, b.asked
+			second := f.say(orig, "hello\n")
+			b.drive(b.e.Release())
+			for _, r := range b.asked {
+				b.Do(r)
+			}
+			if a, c := b.payload(first), b.payload(second); a != "open tcp 10.0.0.1:4000\n" || c != "hello\n" {
+				t.Errorf("left: %q, %q", a, c)
+			}
+			b.ticket, b.asked, b.answers = ticket, asked, true
+			b.resume()
+			if _, ok := b.table.Match(helpers.TCP, helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("203.0.113.1:4000")}); ok {
+				t.Errorf("it is still expected: %q", b.done)
+			}
+			if k := b.adjust(f.conn.Orig)[orig]; k.Before != 0 || k.After != 0 {
+				t.Errorf("numbers are still adjusted: %+v", k)
+			}
+			if s := b.e.Stats(); s.Pending != 0 || s.Announced != 0 {
+				t.Errorf("%+v", s)
+			}
+			if got := b.payload(f.say(orig, "open tcp 10.0.0.1:4001\n")); got != "open tcp 203.0.113.1:4001\n" {
+				t.Errorf("the next announcement left as %q", got)
+			}
+		})
+	}
+}
+
+// Mappings that nobody uses any more give way.
+func TestMappingsAreBounded(t *testing.T) {
+	b := newBed(t, nil)
+	c := snatConn(helpers.UDP)
+	for i := range 200 {
+		b.now = b.now.Add(20 * time.Millisecond) // the rate is limited
+		b.udp(c, orig, fmt.Sprintf("open udp 10.0.0.1:%d group %d\n", 4000+i, i+1))
+		related := engine.Conn{Transport: helpers.UDP, Orig: helpers.Tuple{Src: server, Dst: addPort(netip.MustParseAddrPort("203.0.113.1:4000"), i)}}
+		b.drive(b.e.Related(related, 0, b.now))
+	}
+	if n := b.e.Mappings(); n > 40 {
+		t.Errorf("%d mappings are kept", n)
+	}
+	if s := b.e.Stats(); s.Announced != 200 || s.Related != 200 || s.Pending != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What the engine knows of connections, for who has to compare it with the kernel's table.
+func TestConnections(t *testing.T) {
+	b := newBed(t, nil)
+	c := snatConn(helpers.UDP)
+	b.udp(c, orig, "hello\n")
+	b.udp(otherClient(c), orig, "hello\n")
+	if d := cmp.Diff([]engine.Conn{c, otherClient(c)}, slices.Collect(b.e.Connections()), cmp.Comparer(sameAddr)); d != "" {
+		t.Errorf("connections: -want +got\n%s", d)
+	}
+}
+
+func sameAddr(a, b netip.AddrPort) bool { return a == b }
+
+// A connection whose numbers the kernel adjusts already goes on, and the next change adds to it.
+func TestTakeOverAdjusted(t *testing.T) {
+	b := newBed(t, nil)
+	c := snatConn(helpers.TCP)
+	c.Existing = true
+	f := b.late(c, 1000)
+	k := engine.SeqAdjust{Pos: 900, Before: 2, After: 7}
+	b.adjust(c.Orig)[orig], f.conn.Adjust[orig] = k, k
+	id := f.say(orig, "hello\n")
+	if seq, _ := b.seqs(id); seq != 1001+7 {
+		t.Errorf("the first segment leaves at %d", seq)
+	}
+	f.say(orig, "open tcp 10.0.0.1:4000\n")
+	end := f.next[orig]
+	id = f.say(orig, "hello\n")
+	if seq, _ := b.seqs(id); seq != end+10 {
+		t.Errorf("what follows the change leaves at %d, want %d", seq, end+10)
+	}
+	if _, ack := b.seqs(f.raw(reply, packet.ACK, f.next[reply], end+10, "")); ack != end {
+		t.Errorf("the sender is told %d, want %d", ack, end)
+	}
+	if b.done[len(b.done)-4] != "adjust orig 7/10" {
+		t.Errorf("done: %q", b.done)
+	}
+}

@@ -186,6 +186,9 @@ func (e *Engine) Resume(t Ticket, answers []error) *Step {
 
 // takeBack asks to remove what was placed for a job whose packets have left meanwhile.
 func (e *Engine) takeBack(j *job, answers []error) {
+	if j.adjusting {
+		e.request(Request{Adjust: &j.adjust})
+	}
 	for i := range j.plans {
 		if p := &j.plans[i]; p.place && p.request < len(answers) && answers[p.request] == nil {
 			e.request(Request{Remove: p.told.ID})
@@ -296,8 +299,8 @@ func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now
 // count as if they had existed before.
 func (e *Engine) Overflowed() { e.overflowed = true }
 
-// Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup and Record stay
-// if they are nil in cfg.
+// Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup and Record
+// stay if they are nil in cfg.
 func (e *Engine) Reload(cfg Config) error {
 	byName, ports := map[string]*helper{}, map[port]*helper{}
 	for _, h := range cfg.Helpers {
@@ -406,6 +409,11 @@ func (e *Engine) abandon(j *job) {
 			ev.ID, ev.Kind, ev.Reason, ev.Text = p.told.ID, EventRefuse, RefuseKernel, "not answered in time"
 			p.told = ev
 		}
+	}
+	if j.adjusting { // the numbers stay as they are
+		left.adjusting, left.adjust = true, j.adjust
+		left.adjust.SeqAdjust = f.nat.journals[j.dir].kernel
+		e.request(Request{Adjust: &left.adjust})
 	}
 	e.tickets[j.ticket] = left
 	e.undo(j, RefuseHeldOut)

@@ -2,3 +2,6 @@ package engine
 
 // Memory is how many stream bytes are kept.
 func (e *Engine) Memory() int { return e.memory }
+
+// Mappings is how many end points are known, pending or not.
+func (e *Engine) Mappings() int { return e.mappings }

@@ -172,10 +172,12 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 
 // reader is the helper that reads a connection, and the expectation that led to it.
 func (e *Engine) reader(c *Conn) (*helper, *entry) {
-	if x := e.match(c, func(x *entry) bool { return x.said.Helper != "" && e.helpers[x.said.Helper] != nil }); x != nil {
-		if h := e.helpers[x.said.Helper]; h.Transport == c.Transport {
-			return h, x
-		}
+	read := func(x *entry) bool {
+		h := e.helpers[x.said.Helper]
+		return h != nil && h.Transport == c.Transport
+	}
+	if x := e.match(c, read); x != nil {
+		return e.helpers[x.said.Helper], x
 	}
 	if h := e.ports[port{c.Transport, c.Orig.Dst.Port()}]; h != nil {
 		return h, nil

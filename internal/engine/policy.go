@@ -239,11 +239,13 @@ func narrower(a, b netip.AddrPort) bool { return a != b && covers(b, a) }
 
 // covers tells whether a, which may be open, allows all that b allows.
 func covers(a, b netip.AddrPort) bool {
-	return (!a.Addr().IsValid() || a.Addr().IsUnspecified() || a.Addr() == b.Addr()) && (a.Port() == 0 || a.Port() == b.Port())
+	return (open(a) || a.Addr() == b.Addr()) && (a.Port() == 0 || a.Port() == b.Port())
 }
 
 // overlap tells whether an initiator can be allowed by both.
 func overlap(a, b netip.AddrPort) bool {
-	open := func(a netip.AddrPort) bool { return !a.Addr().IsValid() || a.Addr().IsUnspecified() }
 	return (open(a) || open(b) || a.Addr() == b.Addr()) && (a.Port() == 0 || b.Port() == 0 || a.Port() == b.Port())
 }
+
+// open tells whether any address will do.
+func open(a netip.AddrPort) bool { return !a.Addr().IsValid() || a.Addr().IsUnspecified() }

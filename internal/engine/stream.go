@@ -133,7 +133,7 @@ func (f *flow) original(dir helpers.Dir, ack uint32) uint32 {
 	return f.nat.journals[dir].in(ack)
 }
 
-// arrived takes the bytes of a packet and gives the session what is in order now. The bytes are copied if they are kept.
+// arrived takes the bytes of a packet and gives the session what is in order now. Bytes that are kept are copied.
 func (e *Engine) arrived(f *flow, dir helpers.Dir, c chunk) {
 	d := &f.dirs[dir]
 	if ahead(c.seq, d.next) <= 0 && f.reached(dir, &c) {

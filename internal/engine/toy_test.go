@@ -18,6 +18,7 @@ import (
 //	cancel 1
 //	note 1 text
 //	skip 5
+//	via 192.0.2.1:5060
 //	foreign
 //	bad
 //
@@ -84,7 +85,8 @@ func (s *toy) Inspect(seg *helpers.Segment, out *helpers.Result) (err error) {
 
 func (s *toy) line(seg *helpers.Segment, off int, line []byte, out *helpers.Result) (skip int, err error) {
 	if !bytes.HasPrefix(line, []byte("open ")) && !bytes.HasPrefix(line, []byte("cancel ")) &&
-		!bytes.HasPrefix(line, []byte("note ")) && !bytes.HasPrefix(line, []byte("skip ")) {
+		!bytes.HasPrefix(line, []byte("note ")) && !bytes.HasPrefix(line, []byte("skip ")) &&
+		!bytes.HasPrefix(line, []byte("via ")) {
 		switch string(line) {
 		case "foreign":
 			return 0, fmt.Errorf("not a toy: %w", helpers.ErrForeign)
@@ -98,6 +100,8 @@ func (s *toy) line(seg *helpers.Segment, off int, line []byte, out *helpers.Resu
 	case "skip":
 		skip, _ = strconv.Atoi(w[1])
 		return skip, nil
+	case "via": // an address that is no announcement
+		s.sites = append(s.sites, toySite{-1, off + 4, off + len(line)})
 	case "cancel":
 		out.Cancel = append(out.Cancel, toyGroup(w[1]))
 	case "note":
@@ -152,7 +156,13 @@ func (s *toy) line(seg *helpers.Segment, off int, line []byte, out *helpers.Resu
 
 func (s *toy) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edit) []helpers.Edit {
 	for _, at := range s.sites {
-		a, ok := nat.At(at.expect)
+		var a netip.AddrPort
+		var ok bool
+		if at.expect >= 0 {
+			a, ok = nat.At(at.expect)
+		} else if via, err := netip.ParseAddrPort(string(seg.Data[at.off:at.end])); err == nil {
+			a, ok = nat.Translate(via)
+		}
 		if !ok {
 			continue
 		}

@@ -13,8 +13,8 @@ type Change struct {
 	Edge     func(uint32) uint32 // of each edge of a selectively acknowledged block; nil: they stay
 }
 
-// Append appends the packet, changed, to b. Lengths and checksums are computed anew, as what comes from a queue may have
-// left them to the network card. It gives false, and b as it was, if the packet would be too long for its headers.
+// Append appends the packet, changed, to b. Lengths and checksums are computed anew, as what comes from a queue may
+// have left them to the network card. It gives false, and b as it was, if the packet would be too long for its headers.
 func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 	if v.body+len(c.Payload) > maxPacket {
 		return b, false
