@@ -48,7 +48,8 @@ func traffic(tb testing.TB, c engine.Conn, edited bool) func() {
 
 func TestHandleDoesNotAllocate(t *testing.T) {
 	for name, c := range map[string]engine.Conn{
-		"TCP": plainConn(helpers.TCP), "UDP": plainConn(helpers.UDP), "TCP, NAT": snatConn(helpers.TCP), "UDP, NAT": snatConn(helpers.UDP),
+		"TCP": plainConn(helpers.TCP), "TCP, NAT": snatConn(helpers.TCP),
+		"UDP": plainConn(helpers.UDP), "UDP, NAT": snatConn(helpers.UDP),
 	} {
 		for _, edited := range []bool{false, true} {
 			next := traffic(t, c, edited)

@@ -47,32 +47,42 @@ func TestAnnouncements(t *testing.T) {
 		{"behind DNAT, by the server", nil, dnatConn, []step{{reply, "open tcp 192.168.1.9:4000 peer\n"}},
 			[]string{`expect tcp 10.0.0.1:0>192.168.1.9:4000 at 203.0.113.9:4000`, `edit reply 9 "192.168.1.9:4000" "203.0.113.9:4000"`},
 			[]string{"place 203.0.113.9:4000"}},
-		{"behind DNAT, by the client, who knows the server's public address", nil, dnatConn, []step{{orig, "open tcp 10.0.0.1:4000 peer\n"}},
+		{"behind DNAT, by the client, who knows the server's public address", nil, dnatConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 peer\n"}},
 			[]string{"expect tcp 192.168.1.9:0>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000"}},
 		{"foreign address", nil, plainConn, []step{{orig, "open tcp 10.0.0.2:4000\n"}},
 			[]string{"refuse tcp *>10.0.0.2:4000 foreign-address"}, nil},
 		{"foreign address of another family", func(c *engine.Config) { c.Policy.ForeignAny = true }, plainConn,
-			[]step{{orig, "open tcp [2001:db8::1]:4000\n"}}, []string{"refuse tcp *>[2001:db8::1]:4000 foreign-address"}, nil},
+			[]step{{orig, "open tcp [2001:db8::1]:4000\n"}},
+			[]string{"refuse tcp *>[2001:db8::1]:4000 foreign-address"}, nil},
 		{"foreign address that is allowed", func(c *engine.Config) { c.Policy.Foreign = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")} }, snatConn,
-			[]step{{orig, "open tcp 10.0.0.2:4000\n"}}, []string{"expect tcp *>10.0.0.2:4000"}, []string{"place 10.0.0.2:4000"}},
+			[]step{{orig, "open tcp 10.0.0.2:4000\n"}}, []string{"expect tcp *>10.0.0.2:4000"},
+			[]string{"place 10.0.0.2:4000"}},
 		{"any address", func(c *engine.Config) { c.Policy.ForeignAny = true }, plainConn,
-			[]step{{orig, "open tcp 8.8.8.8:4000\n"}}, []string{"expect tcp *>8.8.8.8:4000"}, []string{"place 8.8.8.8:4000"}},
-		{"low port", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:1023\n"}}, []string{"refuse tcp *>10.0.0.1:1023 low-port"}, nil},
+			[]step{{orig, "open tcp 8.8.8.8:4000\n"}}, []string{"expect tcp *>8.8.8.8:4000"},
+			[]string{"place 8.8.8.8:4000"}},
+		{"low port", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:1023\n"}}, []string{"refuse tcp *>10.0.0.1:1023 low-port"}, nil},
 		{"low port that is allowed", func(c *engine.Config) { c.Policy.MinPort = 20 }, plainConn,
-			[]step{{orig, "open tcp 10.0.0.1:20\n"}}, []string{"expect tcp *>10.0.0.1:20"}, []string{"place 10.0.0.1:20"}},
-		{"refresh", nil, snatConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 10.0.0.1:4000 group 1\n"}},
+			[]step{{orig, "open tcp 10.0.0.1:20\n"}}, []string{"expect tcp *>10.0.0.1:20"},
+			[]string{"place 10.0.0.1:20"}},
+		{"refresh", nil, snatConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 10.0.0.1:4000 group 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`,
 				`edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`},
 			[]string{"place 203.0.113.1:4000", "adjust orig 0/3", "adjust orig 3/6"}},
-		{"refresh with a narrower From", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 10.0.0.1:4000 group 1 peer\n"}},
+		{"refresh with a narrower From", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 10.0.0.1:4000 group 1 peer\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000", "remove 1", "place 10.0.0.1:4000"}},
 		{"cancelled", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000", "cancel tcp *>10.0.0.1:4000 ended"}, []string{"place 10.0.0.1:4000", "remove 1"}},
-		{"replaced", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\nopen tcp 10.0.0.1:4001 group 2\n"}},
+		{"replaced", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\nopen tcp 10.0.0.1:4001 group 2\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000", "cancel tcp *>10.0.0.1:4000 replaced", "expect tcp *>10.0.0.1:4001"},
 			[]string{"place 10.0.0.1:4000", "remove 1", "place 10.0.0.1:4001"}},
 		{"a part is cancelled", nil, plainConn, []step{
-			{orig, "open tcp 10.0.0.1:4000 group 1/1\nopen tcp 10.0.0.1:4001 group 1/2\n"}, {orig, "cancel 1/2\n"}, {orig, "cancel 1\n"}},
+			{orig, "open tcp 10.0.0.1:4000 group 1/1\nopen tcp 10.0.0.1:4001 group 1/2\n"},
+			{orig, "cancel 1/2\n"}, {orig, "cancel 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000", "expect tcp *>10.0.0.1:4001", "cancel tcp *>10.0.0.1:4001 ended", "cancel tcp *>10.0.0.1:4000 ended"},
 			[]string{"place 10.0.0.1:4000", "place 10.0.0.1:4001", "remove 2", "remove 1"}},
 		{"reserved, then opened by the other side", nil, snatConn, []step{
@@ -89,16 +99,21 @@ func TestAnnouncements(t *testing.T) {
 			{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 203.0.113.1:4000 group 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`},
 			[]string{"place 203.0.113.1:4000", "adjust orig 0/3"}},
-		{"foreign protocol", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000\nforeign\n"}, {orig, "open tcp 10.0.0.1:4001\n"}},
+		{"foreign protocol", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000\nforeign\n"}, {orig, "open tcp 10.0.0.1:4001\n"}},
 			[]string{"refuse tcp *>10.0.0.1:4000 lock-in", "error orig 0 foreign"}, nil},
 		{"one bad message", nil, plainConn, []step{{orig, "hello\nbad\n"}, {orig, "open tcp 10.0.0.1:4001\n"}},
 			[]string{"error orig 6 parse", "expect tcp *>10.0.0.1:4001"}, []string{"place 10.0.0.1:4001"}},
-		{"notes", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4001 group 3\nnote 3 a b\n"}, {reply, "note 0 of nothing\n"}},
+		{"notes", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4001 group 3\nnote 3 a b\n"}, {reply, "note 0 of nothing\n"}},
 			[]string{"expect tcp *>10.0.0.1:4001", `note 3 "a b"`, `note 0 "of nothing"`}, []string{"place 10.0.0.1:4001"}},
-		{"skipped bytes", nil, plainConn, []step{{orig, "skip 26\nopen tcp 10.0.0.1:4000\n"}, {orig, "xx\nopen tcp 10.0.0.1:4001\n"}},
+		{"skipped bytes", nil, plainConn,
+			[]step{{orig, "skip 26\nopen tcp 10.0.0.1:4000\n"}, {orig, "xx\nopen tcp 10.0.0.1:4001\n"}},
 			[]string{"expect tcp *>10.0.0.1:4001"}, []string{"place 10.0.0.1:4001"}},
-		{"no such class", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 class 7\n"}}, []string{"refuse tcp *>10.0.0.1:4000 contract"}, nil},
-		{"more than may be kept", nil, plainConn, []step{{orig, strings.Repeat("x", 300)}, {orig, "\nopen tcp 10.0.0.1:4000\n"}},
+		{"no such class", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 class 7\n"}}, []string{"refuse tcp *>10.0.0.1:4000 contract"}, nil},
+		{"more than may be kept", nil, plainConn,
+			[]step{{orig, strings.Repeat("x", 300)}, {orig, "\nopen tcp 10.0.0.1:4000\n"}},
 			[]string{"error orig 0 contract", "expect tcp *>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000"}},
 	}
 	for _, tt := range tests {
@@ -221,7 +236,8 @@ func TestPortClash(t *testing.T) {
 func TestMapping(t *testing.T) {
 	b := newBed(t, nil)
 	c := snatConn(helpers.UDP)
-	related := engine.Conn{Transport: helpers.UDP, Orig: helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("203.0.113.1:4000")}}
+	related := engine.Conn{Transport: helpers.UDP}
+	related.Orig = helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("203.0.113.1:4000")}
 	related.Reply = related.Orig.Turned()
 	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1\n")
 	b.udp(c, orig, "note 1 a file\n")
@@ -352,9 +368,12 @@ func TestVerdictComesLast(t *testing.T) {
 	if s, _ := b.seqs(next); s != seq+uint32(len(want)) {
 		t.Errorf("the next segment left at %d, want %d", s, seq+uint32(len(want)))
 	}
-	if !slices.Equal(b.done[len(b.done)-6:], []string{"place 203.0.113.1:4000", "adjust orig 0/3",
-		fmt.Sprintf("verdict %d", first), fmt.Sprintf("verdict %d", copied), fmt.Sprintf("verdict %d", next), fmt.Sprintf("verdict %d", answer)}) {
-		t.Errorf("order: %q", b.done)
+	order := []string{"place 203.0.113.1:4000", "adjust orig 0/3"}
+	for _, id := range []uint64{first, copied, next, answer} {
+		order = append(order, fmt.Sprintf("verdict %d", id))
+	}
+	if got := b.done[len(b.done)-6:]; !slices.Equal(got, order) {
+		t.Errorf("order: %q, want %q", got, order)
 	}
 }
 
@@ -606,7 +625,8 @@ func TestReleaseBeforeTheAnswers(t *testing.T) {
 			}
 			b.ticket, b.asked, b.answers = ticket, asked, true
 			b.resume()
-			if _, ok := b.table.Match(helpers.TCP, helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("203.0.113.1:4000")}); ok {
+			meets := helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("203.0.113.1:4000")}
+			if _, ok := b.table.Match(helpers.TCP, meets); ok {
 				t.Errorf("it is still expected: %q", b.done)
 			}
 			if k := b.adjust(f.conn.Orig)[orig]; k.Before != 0 || k.After != 0 {
@@ -629,7 +649,8 @@ func TestMappingsAreBounded(t *testing.T) {
 	for i := range 200 {
 		b.now = b.now.Add(20 * time.Millisecond) // the rate is limited
 		b.udp(c, orig, fmt.Sprintf("open udp 10.0.0.1:%d group %d\n", 4000+i, i+1))
-		related := engine.Conn{Transport: helpers.UDP, Orig: helpers.Tuple{Src: server, Dst: addPort(netip.MustParseAddrPort("203.0.113.1:4000"), i)}}
+		related := engine.Conn{Transport: helpers.UDP}
+		related.Orig = helpers.Tuple{Src: server, Dst: addPort(netip.MustParseAddrPort("203.0.113.1:4000"), i)}
 		b.drive(b.e.Related(related, 0, b.now))
 	}
 	if n := b.e.Mappings(); n > 40 {

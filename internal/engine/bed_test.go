@@ -22,7 +22,6 @@ type bed struct {
 	e       *engine.Engine
 	now     time.Time
 	table   *expect.Memory
-	conns   map[string]*engine.Conn // by flow name
 	kernel  map[helpers.Tuple]*[2]engine.SeqAdjust
 	refuse  func(engine.Request) error // nil: the memory's own answer
 	open    map[uint64]sent            // packets without verdict

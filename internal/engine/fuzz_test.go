@@ -19,7 +19,8 @@ var words = []string{
 	"open tcp 10.0.0.1:4000 group 1\n", "open udp 192.168.1.9:4000 group 1 paired\n", "open udp 10.0.0.1:4001 group 1\n",
 	"open tcp 198.51.100.9:4000 group 2 permanent peer\n", "open tcp 10.0.0.1:4000 group 1 other\n",
 	"open udp 10.0.0.1:4000 group 3 reserve\nopen udp 10.0.0.1:4000 group 3\n", "open tcp 10.0.0.1:4002 helper toy\n",
-	"cancel 1\n", "note 1 x\n", "skip 10\n", "foreign\n", "bad\n", "hello\n", "open tcp 10.0.0", ".1:4003 group 4\n", "open tcp 10.0.0.2:1\n",
+	"cancel 1\n", "note 1 x\n", "skip 10\n", "foreign\n", "bad\n", "hello\n", "open tcp 10.0.0", ".1:4003 group 4\n",
+	"open tcp 10.0.0.2:1\n", "via 10.0.0.1:4000\n",
 	"220 ready\r\n", "PORT 10,0,0,1,100,1\r\n", "200 ok\r\n", "PASV\r\n", "227 (198,51,100,9,100,2)\r\n", "EPSV\r\n",
 	"229 (|||4005|)\r\n", "EPRT |1|10.0.0.1|4006|\r\n", "PORT 10,0,", "0,1,100,3\r\n", "227 (192,168,1,9,100,4)\r\n",
 }
@@ -141,7 +142,10 @@ func (z *fuzzBed) do(r *reader) {
 		z.now = z.now.Add(time.Duration(r.n(256)) * 50 * time.Millisecond)
 		z.drive(z.e.Tick(z.now))
 	case 5:
-		to := []string{"203.0.113.1:4000", "10.0.0.1:4000", "10.0.0.1:25601", "198.51.100.9:25602", "203.0.113.1:25601", "10.0.0.1:4002"}
+		to := []string{
+			"203.0.113.1:4000", "10.0.0.1:4000", "10.0.0.1:25601", "198.51.100.9:25602", "203.0.113.1:25601",
+			"10.0.0.1:4002",
+		}
 		c := plainConn(helpers.TCP)
 		c.Orig.Src, c.Orig.Dst = addPort(server, r.n(3)), netip.MustParseAddrPort(to[r.n(len(to))])
 		c.Reply = c.Orig.Turned()
