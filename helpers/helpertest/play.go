@@ -108,7 +108,6 @@ type stream struct {
 	left   int    // of kept: gone out already
 	skip   int
 	locked bool
-	lost   bool   // the next segment comes with Gap
 	sent   []byte // behind the NAT
 }
 

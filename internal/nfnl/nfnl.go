@@ -21,13 +21,13 @@ const (
 
 // Messages of the connection table (linux/netfilter/nfnetlink_conntrack.h), of the expectation table, of helper objects.
 const (
-	CTNew        = subsysCT<<8 | 0
+	CTNew        = subsysCT << 8
 	CTGet        = subsysCT<<8 | 1
 	CTDelete     = subsysCT<<8 | 2
-	ExpNew       = subsysExp<<8 | 0
+	ExpNew       = subsysExp << 8
 	ExpGet       = subsysExp<<8 | 1
 	ExpDelete    = subsysExp<<8 | 2
-	HelperNew    = subsysHelper<<8 | 0
+	HelperNew    = subsysHelper << 8
 	HelperGet    = subsysHelper<<8 | 1
 	HelperDelete = subsysHelper<<8 | 2
 )

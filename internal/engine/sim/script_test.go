@@ -14,7 +14,6 @@ type line struct {
 	to   netip.AddrPort // what it announces; not valid: nothing
 	form string         // how it is written: with the end point that the reader must see
 	bad  bool           // policy must refuse it
-	data bool           // it opens nothing, but is allowed to be long
 }
 
 // script is an FTP dialogue: what the client says, and what the server answers to each line.
@@ -71,7 +70,8 @@ func (s *script) add(w *world) {
 	announce := func(form string, to netip.AddrPort, bad bool) line {
 		return line{text: write(form, to), form: form, to: to, bad: bad}
 	}
-	command, replies := line{}, []line{}
+	var command line
+	var replies []line
 	switch w.IntN(9) {
 	case 0, 1:
 		form := "PORT %host\r\n"

@@ -11,8 +11,6 @@ type segment struct {
 	data          []byte
 }
 
-func (s *segment) end() uint32 { return s.seq + uint32(len(s.data)) }
-
 func before(a, b uint32) bool { return int32(a-b) < 0 }
 
 // host is one end of the connection: a stack good enough to lose nothing, whatever the wire does.
