@@ -187,16 +187,6 @@ func (s *site) counter(name string) int {
 	return n
 }
 
-// kernelHelper gives control connections the kernel's own FTP helper: a stand-in for the daemon that shows whether the
-// site itself is right.
-func (s *site) kernelHelper() {
-	s.t.Helper()
-	s.firewall.Run("nft", `table inet helper {
-	ct helper ftp { type "ftp" protocol tcp; }
-	chain prerouting { type filter hook prerouting priority filter; tcp dport 21 ct helper set "ftp"; }
-}`)
-}
-
 // output is what a process wrote, for several readers.
 type output struct {
 	mu sync.Mutex
