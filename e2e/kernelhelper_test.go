@@ -38,6 +38,9 @@ type made struct {
 // TestKernelHelper puts captures through a firewall whose connections carry the kernel's own FTP helper: each expectation
 // that it makes is one that the replay makes, not later, or is listed with the reason.
 func TestKernelHelper(t *testing.T) {
+	if testing.Short() {
+		t.Skip("end to end: not with -short")
+	}
 	dirs := []string{"../pcaps"}
 	if dir := os.Getenv(pcaps.Variable); dir != "" {
 		dirs = append(dirs, dir)

@@ -6,9 +6,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 )
@@ -42,22 +39,7 @@ func tun(t *testing.T, ns *netnstest.NS, dev string, addrs []string) *os.File {
 	t.Helper()
 	var fd int
 	var err error
-	ns.Do(func() {
-		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
-			return
-		}
-		var request struct {
-			name  [unix.IFNAMSIZ]byte
-			flags uint16
-			_     [22]byte
-		}
-		copy(request.name[:], dev)
-		request.flags = unix.IFF_TUN | unix.IFF_NO_PI
-		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&request))); e != 0 {
-			unix.Close(fd)
-			err = e
-		}
-	})
+	ns.Do(func() { fd, err = openTUN(dev) })
 	if err != nil {
 		t.Fatalf("make a TUN device (CONFIG_TUN): %v", err)
 	}
