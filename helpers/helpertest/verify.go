@@ -281,7 +281,8 @@ func (p *player) move(rnd *rand.Rand) error {
 	if err := p.damaged(bad); err != nil {
 		return err
 	}
-	p.session, p.given = restored, 0 // a Stepper counts anew
+	// A Stepper counts anew, and may look again at what it has not consumed.
+	p.session, p.given = restored, len(p.dirs[0].kept)+len(p.dirs[1].kept)
 	return nil
 }
 
