@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
@@ -96,18 +97,25 @@ func TestSlipstream(t *testing.T) {
 	d.stop()
 }
 
-// TestTLS: after AUTH TLS the control connection cannot be read. It goes on untouched, and says so once.
-func TestTLS(t *testing.T) {
-	t.Parallel()
+// selfSigned makes a key and a certificate for it.
+func selfSigned(t *testing.T) (key *ecdsa.PrivateKey, certificate []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	certificate, err = x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return key, certificate
+}
+
+// TestTLS: after AUTH TLS the control connection cannot be read. It goes on untouched, and says so once.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	key, certificate := selfSigned(t)
 	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}
 	s := newSite(t, bothWays)
 	serveLines(s, func(c net.Conn, r *bufio.Reader) {
@@ -139,6 +147,41 @@ func TestTLS(t *testing.T) {
 	if n := strings.Count(d.out.String(), "TLS"); n != 1 {
 		t.Errorf("the log speaks of TLS %d times, want once", n)
 	}
+	d.stop()
+}
+
+// TestTLSServer: a real server and a real client, whose announcements nobody between them can read: what needs no data
+// connection works, the rules refuse the rest.
+func TestTLSServer(t *testing.T) {
+	t.Parallel()
+	key, certificate := selfSigned(t)
+	s := newSite(t, bothWays)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(s.folder, "vsftpd.pem")
+	s.write(file, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))+
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})))
+	s.serve(serverKind{"vsftpd", func(s *site, port uint16, lax bool) *process {
+		return vsftpdWith(s, port, lax, "ssl_enable=YES\nallow_anon_ssl=YES\nrequire_ssl_reuse=NO\nssl_ciphers=HIGH\nrsa_cert_file="+file+"\n")
+	}}, 21, false)
+	d := s.daemon()
+	curl := func(more ...string) (string, error) {
+		args := append([]string{"-sS", "--max-time", "20", "--ssl-reqd", "-k", "-u", user + ":" + password}, more...)
+		return run(s.client, transferTime, s.folder, nil, "curl", append(args, "ftp://"+netip.AddrPortFrom(s.host(ipv4), 21).String()+"/down")...)
+	}
+	out, err := curl("--head")
+	if want := fmt.Sprintf("Content-Length: %d", fileSize); err != nil || !strings.Contains(out, want) {
+		t.Errorf("size of the file: %v, %q, want %q", err, out, want)
+	}
+	if n := s.counter("rejected"); n != 0 {
+		t.Errorf("the rules refused %d packets", n)
+	}
+	if _, err := curl("-o", "got"); err == nil || s.counter("rejected") == 0 {
+		t.Errorf("a transfer that nobody can read the announcement of: %v, %d packets refused", err, s.counter("rejected"))
+	}
+	s.wantsNothing(d)
 	d.stop()
 }
 

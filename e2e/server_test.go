@@ -32,7 +32,7 @@ func (s *site) serve(kind serverKind, port uint16, lax bool) *process {
 	for _, f := range families {
 		p.until("listens on "+string(f), func() (up bool) {
 			s.server.Do(func() {
-				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(f.server(), port).String(), time.Second)
+				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.serverAddr(f), port).String(), time.Second)
 				if up = err == nil; up {
 					c.Close()
 				}
@@ -51,7 +51,10 @@ func yes(b bool) string {
 }
 
 // vsftpd changes to the home of the user that it becomes before it changes to what it serves: daemon has one on each Debian.
-func vsftpd(s *site, port uint16, lax bool) *process {
+func vsftpd(s *site, port uint16, lax bool) *process { return vsftpdWith(s, port, lax, "") }
+
+// vsftpdWith has more lines in its configuration.
+func vsftpdWith(s *site, port uint16, lax bool, more string) *process {
 	empty := filepath.Join(s.folder, "empty")
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		s.t.Fatal(err)
@@ -73,7 +76,7 @@ secure_chroot_dir=%s
 seccomp_sandbox=NO
 isolate_network=NO
 port_promiscuous=%s
-`, port, shared.root, empty, yes(lax)))
+%s`, port, shared.root, empty, yes(lax), more))
 	return startFamily(s.t, s.server, shared.servers+"/usr/sbin/vsftpd", conf)
 }
 

@@ -169,6 +169,14 @@ func (s *site) host(f family) netip.Addr {
 	if s.nat == dnat || s.nat == bothWays {
 		return f.inside()
 	}
+	return s.serverAddr(f)
+}
+
+// serverAddr is the server's own address.
+func (s *site) serverAddr(f family) netip.Addr {
+	if s.server == s.firewall {
+		return f.inside()
+	}
 	return f.server()
 }
 
