@@ -98,7 +98,9 @@ func tnftp(s *site, j job) (string, error) {
 		extended = "on"
 	}
 	// The words on and off are taken by passive and epsv4, which are on to begin with.
-	script := fmt.Sprintf(`passive %s
+	// The progress meter's timer, once a second, breaks off an ASCII listing that is being read ("Interrupted system call").
+	script := fmt.Sprintf(`progress off
+passive %s
 epsv4 %s
 open %s %d
 user %s %s
