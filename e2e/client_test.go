@@ -111,7 +111,7 @@ cd many
 nlist . list
 bye
 `, active, extended, j.to.Addr(), j.to.Port(), user, password, j.name)
-	return run(s.client, transferTime, j.folder, strings.NewReader(script), "tnftp", "-n", "-i", "-v", "-q", "20")
+	return run(s.client, transferTime, j.folder, strings.NewReader(script), "tnftp", "-n", "-i", "-v")
 }
 
 // transfer lets a client store, fetch and list, and compares each with what it should be.
