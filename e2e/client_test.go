@@ -43,10 +43,12 @@ type clientKind struct {
 
 var clientKinds = []clientKind{{"curl", curl}, {"lftp", lftp}, {"tnftp", tnftp}}
 
-const transferTime = 30 * time.Second
+// transferTime is for the slowest of all: proftpd writes a listing name by name, and on a busy machine each may wait for an
+// acknowledgement.
+const transferTime = 2 * time.Minute
 
 func curl(s *site, j job) (string, error) {
-	common := []string{"-sS", "--max-time", "20", "-u", user + ":" + password, "--no-ftp-skip-pasv-ip"}
+	common := []string{"-sS", "--max-time", "100", "-u", user + ":" + password, "--no-ftp-skip-pasv-ip"}
 	switch j.mode {
 	case modePORT:
 		common = append(common, "-P", "-", "--disable-eprt")
