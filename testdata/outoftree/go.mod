@@ -3,25 +3,17 @@ module example.net/tftp
 go 1.26
 
 require (
-	github.com/alecthomas/kong v1.17.0
-	github.com/florianl/go-nfqueue/v2 v2.1.0
-	github.com/goccy/go-yaml v1.19.2
-	github.com/google/go-cmp v0.7.0
-	github.com/google/nftables v0.3.0
-	github.com/gopacket/gopacket v1.7.7
-	github.com/mdlayher/netlink v1.9.0
-	github.com/ti-mo/conntrack v0.6.0
-	github.com/ti-mo/netfilter v0.5.3
-	github.com/vishvananda/netlink v1.3.1
-	github.com/vishvananda/netns v0.0.5
-	golang.org/x/sys v0.45.0
+	github.com/alecthomas/kong v1.17.0 // indirect
+	github.com/florianl/go-nfqueue/v2 v2.1.0 // indirect
+	github.com/goccy/go-yaml v1.19.2 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/mdlayher/netlink v1.9.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
 )
 
 require (
-	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect
-	github.com/pkg/errors v0.9.1 // indirect
-	go.uber.org/goleak v1.3.0
 	golang.org/x/net v0.55.0 // indirect
 	golang.org/x/sync v0.19.0 // indirect
 )
