@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/pcaps"
@@ -24,6 +26,36 @@ func TestTruth(t *testing.T) {
 		pcaps.Truths(t, dir, ftp.Protocol())
 	} else {
 		t.Logf("%s is not set: only the project's own captures were compared", pcaps.Variable)
+	}
+}
+
+// TestMasquerade compares what the replay announces outside, of a capture from inside, with what the kernel's own helper
+// announced there.
+func TestMasquerade(t *testing.T) {
+	truth, err := pcaps.LoadTruth("recorded/masquerade-outside.pcap.truth.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, a := range truth.Announced {
+		want = append(want, a.Dir+" "+a.To)
+	}
+	args := []string{"--nat", "10.0.0.2=203.0.113.1", "--nat", "fd00::2=2001:db8:1::1"}
+	for _, r := range pcaps.Records(t, "recorded/masquerade-inside.pcap", args, ftp.Protocol()) {
+		if r.Event != engine.EventExpect {
+			continue
+		}
+		at := r.At
+		if at == "" {
+			at = r.To
+		}
+		got = append(got, r.Dir+" "+at)
+	}
+	if len(want) == 0 {
+		t.Fatal("the truth file holds no announcement")
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("announced outside: -kernel +replay\n%s", d)
 	}
 }
 
