@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/internal/netnstest"
@@ -178,6 +179,18 @@ func TestKernelFacts(t *testing.T) {
 		{"no master: ENOENT", func(t *testing.T, c *Conn, s *side) {
 			e := s.expectation(s.shadow("", unix.IPPROTO_TCP, 1).Orig, 40001)
 			errno(t, c.CreateExpectation(&e), unix.ENOENT)
+		}},
+		{"a master without a helper: EOPNOTSUPP", func(t *testing.T, c *Conn, s *side) {
+			master := s.shadow("", unix.IPPROTO_UDP, 50000)
+			_, err := c.Do("create", CTNew, netlink.Create|netlink.Excl, s.family, func(ae *netlink.AttributeEncoder) {
+				master.Orig.Put(ae, ctaTupleOrig)
+				master.Reply.Put(ae, ctaTupleReply)
+				ae.Uint32(ctaStatus, StatusConfirmed)
+				ae.Uint32(ctaTimeout, master.Timeout)
+			})
+			errno(t, err, 0)
+			e := s.expectation(master.Orig, 40001)
+			errno(t, c.CreateExpectation(&e), unix.EOPNOTSUPP)
 		}},
 		{"a class that the helper has not: EINVAL", func(t *testing.T, c *Conn, s *side) {
 			e := s.expectation(s.carrier(t, c, 50000).Orig, 40001)
