@@ -19,14 +19,14 @@ type NS struct {
 	fd netns.NsHandle
 }
 
-// New makes a namespace with lo up, until the test ends. Without root the test fails, or is skipped under -short.
+// New makes a namespace with lo up, until the test ends. Without root the test fails; under -short it is left out.
 func New(t testing.TB) *NS {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs root and network namespaces: left out under -short")
+	}
 	if os.Geteuid() != 0 {
-		if testing.Short() {
-			t.Skip("needs root: network namespaces")
-		}
-		t.Fatal("needs root: network namespaces (skipped under -short)")
+		t.Fatal("needs root: network namespaces (left out under -short)")
 	}
 	made := make(chan error)
 	n := &NS{t: t}

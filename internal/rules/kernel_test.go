@@ -697,10 +697,17 @@ func TestReload(t *testing.T) {
 				done = true
 			}
 		}
-		for _, p := range drain(held) {
-			q.Verdict(p.ID, nil)
+		// One more acknowledgement may be on its way to the reader.
+		s, err := q.Stats()
+		for deadline := time.Now().Add(5 * time.Second); ; s, err = q.Stats() {
+			for _, p := range drain(held) {
+				q.Verdict(p.ID, nil)
+			}
+			if err != nil || s.Kernel.Waiting == 0 || time.Now().After(deadline) {
+				break
+			}
 		}
-		if s, err := q.Stats(); err != nil || s.Unknown != 0 || s.Kernel.Waiting != 0 {
+		if err != nil || s.Unknown != 0 || s.Kernel.Waiting != 0 {
 			t.Errorf("change %d: %+v, %v", i, s, err)
 		}
 	}
