@@ -25,6 +25,7 @@ type Flow struct {
 	Status      uint32     // enum ip_conntrack_status
 	Helper      string     // of the connection itself
 	Adjust      [2]*SeqAdj // sequence adjustment by helpers.Dir; nil: none is shown
+	Liberal     bool       // numbers outside of the window pass in both directions
 }
 
 // SeqAdj is the sequence adjustment of one direction (struct nf_ct_seqadj): segments behind Pos are moved by After,
@@ -101,6 +102,27 @@ func (t *Table) Adjustable(f *Flow) (bool, error) {
 	return back.Adjust[0] != nil, nil
 }
 
+// ErrNotLiberal says that the kernel took the wish for nothing.
+var ErrNotLiberal = errors.New("the kernel keeps checking the connection's window")
+
+// Liberal has the kernel let all numbers of the TCP connection with the original tuple orig pass, in both directions, and
+// reads it back: who moves numbers himself moves them out of the window that conntrack sees (IP_CT_TCP_FLAG_BE_LIBERAL).
+// ErrNotFound: there is no such connection.
+func (t *Table) Liberal(orig helpers.Tuple, zone uint16) error {
+	err := t.conn.SetTCPFlags(raw(helpers.TCP, orig), zone, nfnl.TCPLiberal, nfnl.TCPLiberal)
+	if errors.Is(err, unix.ENOENT) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", helpers.TCP, orig, err)
+	}
+	back, err := t.Get(helpers.TCP, orig, zone)
+	if err == nil && !back.Liberal {
+		err = fmt.Errorf("%s %s: %w", helpers.TCP, orig, ErrNotLiberal)
+	}
+	return err
+}
+
 // Each gives every connection of both families to each.
 func (t *Table) Each(each func(*Flow)) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -119,6 +141,7 @@ func flow(c *nfnl.Connection) Flow {
 	f := Flow{
 		Transport: helpers.Transport(c.Orig.Proto), Orig: cooked(&c.Orig), Reply: cooked(&c.Reply),
 		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper,
+		Liberal: c.TCPFlags[0]&c.TCPFlags[1]&nfnl.TCPLiberal != 0,
 	}
 	if c.Master != nil {
 		m := cooked(c.Master)

@@ -23,9 +23,11 @@ const (
 	ctaSeqAdjReply = 16
 	ctaZone        = 18
 
-	ctaProtoInfoTCP      = 1
-	ctaProtoInfoTCPState = 1
-	ctaHelpName          = 1
+	ctaProtoInfoTCP           = 1
+	ctaProtoInfoTCPState      = 1
+	ctaProtoInfoTCPFlagsOrig  = 4
+	ctaProtoInfoTCPFlagsReply = 5
+	ctaHelpName               = 1
 
 	ctaSeqAdjPos    = 1
 	ctaSeqAdjBefore = 2
@@ -45,6 +47,9 @@ const (
 // tcpEstablished is enum tcp_conntrack's value.
 const tcpEstablished = 3
 
+// TCPLiberal lets numbers outside of the window pass in one direction (IP_CT_TCP_FLAG_BE_LIBERAL).
+const TCPLiberal = 0x08
+
 // SeqAdj is struct nf_ct_seqadj: segments behind Pos are moved by After, others by Before.
 type SeqAdj struct {
 	Pos           uint32
@@ -61,6 +66,7 @@ type Connection struct {
 	Timeout     uint32 // seconds
 	Helper      string
 	Adjust      [2]*SeqAdj // original, reply; nil: the entry shows none
+	TCPFlags    [2]uint8   // original, reply: IP_CT_TCP_FLAG_*
 }
 
 // Parse reads the attributes of a connection, as in an answer, an event, or the NFQA_CT attribute of a queued packet.
@@ -96,6 +102,8 @@ func Parse(b []byte) (c Connection, err error) {
 				}
 				return nil
 			})
+		case ctaProtoInfo:
+			ad.Nested(c.parseProtoInfo)
 		case ctaSeqAdjOrig, ctaSeqAdjReply:
 			s := &SeqAdj{}
 			c.Adjust[ad.Type()-ctaSeqAdjOrig] = s
@@ -121,6 +129,25 @@ func Parse(b []byte) (c Connection, err error) {
 		return c, errors.New("read a connection: it has no addresses")
 	}
 	return c, nil
+}
+
+// parseProtoInfo reads what TCP adds to an entry.
+func (c *Connection) parseProtoInfo(ad *netlink.AttributeDecoder) error {
+	for ad.Next() {
+		if ad.Type() != ctaProtoInfoTCP {
+			continue
+		}
+		ad.Nested(func(tcp *netlink.AttributeDecoder) error {
+			for tcp.Next() {
+				dir := tcp.Type() - ctaProtoInfoTCPFlagsOrig
+				if b := tcp.Bytes(); dir < 2 && len(b) == 2 { // struct nf_ct_tcp_flags: flags, mask
+					c.TCPFlags[dir] = b[0]
+				}
+			}
+			return nil
+		})
+	}
+	return nil
 }
 
 // Get finds the connection that has t as its original or its reply tuple (ctnetlink_get_conntrack). ENOENT: there is
@@ -204,6 +231,24 @@ func (c *Conn) SetTimeout(orig Tuple, zone uint16, seconds uint32) error {
 		orig.Put(ae, ctaTupleOrig)
 		putZone(ae, ctaZone, zone)
 		ae.Uint32(ctaTimeout, seconds)
+	})
+	return err
+}
+
+// SetTCPFlags sets those of the flags that are in mask, in both directions (nlattr_to_tcp). A connection that is not TCP
+// ignores it.
+func (c *Conn) SetTCPFlags(orig Tuple, zone uint16, flags, mask uint8) error {
+	_, err := c.Do("set TCP flags", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
+		orig.Put(ae, ctaTupleOrig)
+		putZone(ae, ctaZone, zone)
+		ae.Nested(ctaProtoInfo, func(n *netlink.AttributeEncoder) error {
+			n.Nested(ctaProtoInfoTCP, func(t *netlink.AttributeEncoder) error {
+				t.Bytes(ctaProtoInfoTCPFlagsOrig, []byte{flags, mask})
+				t.Bytes(ctaProtoInfoTCPFlagsReply, []byte{flags, mask})
+				return nil
+			})
+			return nil
+		})
 	})
 	return err
 }
