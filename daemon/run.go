@@ -89,11 +89,14 @@ type daemon struct {
 	tables   *tables
 	engine   *engine.Engine
 	queue    *queue.Queue
+	guard    ruleGuard
 	running  bool   // everything is in place
 	saved    bool   // the state was loaded from the file, which is of no more use
 	failed   uint64 // verdicts that could not be sent
 	missed   uint64 // packets that did not fit into the queue
 	cut      uint64 // packets that were longer than a queue can show
+
+	eventsLost uint64 // times that the kernel could not tell what happened to connections
 }
 
 // start puts everything in place, rules last: from then on packets come.
@@ -115,6 +118,9 @@ func (d *daemon) start() (err error) {
 	}
 	d.takeOver()
 	if err := d.openQueue(); err != nil {
+		return err
+	}
+	if d.guard.watcher, err = rules.Watch(); err != nil {
 		return err
 	}
 	if err := rules.Install(d.rules(d.cfg)); err != nil {
@@ -190,6 +196,11 @@ func (d *daemon) loop(signals <-chan os.Signal) error {
 			if err := d.events(); err != nil {
 				return err
 			}
+		case _, ok := <-d.guard.watcher.Changed():
+			if !ok {
+				return d.guard.watcher.Err()
+			}
+			d.checkRules()
 		case <-audit.C:
 			d.audit()
 		case <-timer.C:
@@ -326,6 +337,8 @@ func (d *daemon) change(cfg *config.Config) error {
 	}
 	d.cfg = cfg
 	d.log = newLogger(d.out, cfg.Log)
+	d.guard.restored = nil
+	d.rulesAreBack()
 	return nil
 }
 
@@ -337,6 +350,7 @@ func (d *daemon) summary() {
 		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
 		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
 		"verdicts-failed", d.failed, "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
+		"events-lost", d.eventsLost, "rules-restored", d.guard.total,
 	}
 	var refused, wrong []any
 	for _, r := range slices.Sorted(maps.Keys(e.Refused)) {

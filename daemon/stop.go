@@ -23,6 +23,9 @@ func (d *daemon) close() (err error) {
 		d.summary()
 		d.running = false
 	}
+	if d.guard.watcher != nil {
+		err = errors.Join(err, d.guard.watcher.Close())
+	}
 	if d.lock != nil && d.queue != nil {
 		err = errors.Join(err, rules.Remove())
 	}

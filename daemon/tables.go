@@ -193,6 +193,7 @@ func (d *daemon) events() error {
 		ev := &batch[i]
 		switch now := time.Now(); {
 		case ev.Lost:
+			d.eventsLost++
 			d.log.Warn("conntrack events were lost: the tables are compared")
 			d.resync()
 		case ev.Destroyed:

@@ -106,8 +106,12 @@ func data(ae attributes, kind uint16, value []byte) {
 	nested(ae, kind, func(ae attributes) { ae.Bytes(unix.NFTA_DATA_VALUE, value) })
 }
 
+// addTable makes the table if there is none, and wakes it if somebody has made it dormant.
 func (b *batch) addTable() {
-	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, func(ae attributes) { ae.String(unix.NFTA_TABLE_NAME, TableName) })
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, func(ae attributes) {
+		ae.String(unix.NFTA_TABLE_NAME, TableName)
+		ae.Uint32(unix.NFTA_TABLE_FLAGS, 0)
+	})
 }
 
 func (b *batch) deleteTable() {

@@ -1,0 +1,149 @@
+package daemon_test
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// counters asks the daemon for its counters: dotted names, as in its log.
+func (p *process) counters() map[string]int {
+	p.t.Helper()
+	const line = "msg=counters"
+	n := strings.Count(p.log.String(), line)
+	p.signal(unix.SIGUSR1)
+	p.says(line, n+1)
+	all := p.log.String()
+	text, _, whole := strings.Cut(all[strings.LastIndex(all, line):], "\n")
+	for deadline := time.Now().Add(patience); !whole; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatal("half a line of counters")
+		}
+		all = p.log.String()
+		text, _, whole = strings.Cut(all[strings.LastIndex(all, line):], "\n")
+	}
+	out := map[string]int{}
+	for _, m := range regexp.MustCompile(`([a-z0-9.-]+)=(\d+)`).FindAllStringSubmatch(text, -1) {
+		out[m[1]], _ = strconv.Atoi(m[2])
+	}
+	return out
+}
+
+// counts checks a counter, and waits for it.
+func (p *process) counts(name string, want int) {
+	p.t.Helper()
+	var got map[string]int
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if got = p.counters(); got[name] >= want {
+			break
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+	}
+	if n, ok := got[name]; !ok || n != want {
+		p.t.Errorf("counter %s is %d (there: %v), want %d", name, n, ok, want)
+	}
+}
+
+// alive checks that commands pass.
+func (c *ftpClient) alive() error {
+	c.t.Helper()
+	c.say("NOOP")
+	c.expect("200")
+	return nil
+}
+
+// Rules that somebody takes away come back by themselves, and old and new connections work.
+func TestRulesTakenAway(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		admin := b.firewall.Run("nft", "list", "ruleset")
+		d := b.run()
+		c := b.connect()
+		b.works("active before", c.active)
+		for i, script := range []string{
+			"delete table inet cthelperd",
+			"flush chain inet cthelperd control",
+			"add table inet cthelperd { flags dormant; }",
+			"flush ruleset\n" + admin, // an administrator loads his own anew
+		} {
+			path := t.TempDir() + "/script"
+			writeFile(t, path, script)
+			b.firewall.Run("nft", "-f", path)
+			d.says("rules were taken away and are back", i+1)
+			b.works("passive on the old connection", c.passive)
+			b.works("active on the old connection", c.active)
+			b.works("passive on a new connection", b.connect().passive)
+			b.works("active on a new connection", b.connect().active)
+		}
+		d.counts("rules-restored", 4)
+		// What is not the daemon's is nobody's business, and what is added to its table is kept.
+		b.firewall.Run("nft", "add table inet other; insert rule inet cthelperd control counter comment \"mine\"; delete table inet other")
+		d.counts("rules-restored", 4)
+		if !strings.Contains(b.firewall.Run("nft", "list table inet cthelperd"), "mine") {
+			t.Error("a rule that somebody added is gone")
+		}
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+// A connection that began while the rules were away was missed with an excuse.
+func TestRulesTakenAwayMissed(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	d.signal(unix.SIGSTOP)
+	b.firewall.Run("nft", "delete table inet cthelperd")
+	c := b.connect()
+	d.signal(unix.SIGCONT)
+	d.says("rules were taken away and are back", 1)
+	b.works("passive on a connection that was missed", c.passive)
+	d.stop()
+}
+
+// The daemon does not fight: after some times it gives way, and says so, until it is told to begin again.
+func TestRulesFoughtFor(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	for i := range 5 {
+		b.firewall.Run("nft", "delete table inet cthelperd")
+		d.says("rules were taken away and are back", i+1)
+	}
+	b.firewall.Run("nft", "delete table inet cthelperd")
+	d.says("something fights for them", 1)
+	c := b.connect()
+	b.fails("a transfer without rules", c.passive)
+	b.works("the control connection without rules", c.alive)
+	d.counts("rules-restored", 5)
+	d.signal(unix.SIGHUP)
+	d.says("msg=reloaded", 1)
+	b.works("passive on a connection that was missed", c.passive)
+	b.works("passive on a new connection", b.connect().passive)
+	b.firewall.Run("nft", "flush table inet cthelperd")
+	d.says("rules were taken away and are back", 6)
+	d.stop()
+	b.wants("after the end", left{})
+}
+
+// A rule set that the administrator keeps is his: the daemon says what is missing of its own.
+func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
+	b := newBed(t, false)
+	file := b.config("rules: none\n")
+	d := b.run("--config", file)
+	b.firewall.Run("nft", "delete table inet cthelperd")
+	d.says("SIGHUP puts them back", 1)
+	if b.left().Table {
+		t.Error("the table is back")
+	}
+	d.signal(unix.SIGHUP)
+	d.says("msg=reloaded", 1)
+	if !b.left().Table {
+		t.Error("the table is not back after SIGHUP")
+	}
+	d.counts("rules-restored", 0)
+	d.stop()
+}
