@@ -161,6 +161,9 @@ func (k *Kernel) Place(q Request) error {
 		class = 0
 	}
 	e := Compile(&q, orig, class)
+	if err := k.mark(s, q.Master.Mark); err != nil {
+		return err
+	}
 	if err := k.ensure(s, q.Timeout+spare); err != nil {
 		return err
 	}
@@ -207,6 +210,18 @@ func (k *Kernel) prune(s *shadow) {
 	}
 }
 
+// mark gives s the mark that the control connection has now: connections inherit it from their master.
+func (k *Kernel) mark(s *shadow, mark uint32) error {
+	if s.mark == mark {
+		return nil
+	}
+	s.mark = mark
+	if s.until.IsZero() { // it is still to be made
+		return nil
+	}
+	return k.gone(k.conn.SetMark(s.orig, s.zone, mark))
+}
+
 // ensure makes s live for d at least.
 func (k *Kernel) ensure(s *shadow, d time.Duration) error {
 	now := k.now()
@@ -232,7 +247,7 @@ func (k *Kernel) create(s *shadow, timeout uint32) error {
 		Orig: s.orig, Reply: s.reply, Zone: s.zone, Mark: s.mark, Timeout: timeout, Helper: s.carrier.name,
 	})
 	if errors.Is(err, unix.EEXIST) { // an earlier run's: what hangs on it stays
-		return k.conn.SetTimeout(s.orig, s.zone, timeout)
+		return errors.Join(k.conn.SetMark(s.orig, s.zone, s.mark), k.conn.SetTimeout(s.orig, s.zone, timeout))
 	}
 	if err != nil {
 		return fmt.Errorf("shadow master with helper %s: %w", s.carrier.name, err)

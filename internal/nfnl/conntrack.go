@@ -253,6 +253,16 @@ func (c *Conn) SetTCPFlags(orig Tuple, zone uint16, flags, mask uint8) error {
 	return err
 }
 
+// SetMark sets a connection's mark, which connections that it expects inherit. ENOENT: there is none.
+func (c *Conn) SetMark(orig Tuple, zone uint16, mark uint32) error {
+	_, err := c.Do("set a connection's mark", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
+		orig.Put(ae, ctaTupleOrig)
+		putZone(ae, ctaZone, zone)
+		ae.Uint32(ctaMark, mark)
+	})
+	return err
+}
+
 // DeleteConnection deletes an entry, and with it the expectations that hang on it. ENOENT: there is none.
 func (c *Conn) DeleteConnection(orig Tuple, zone uint16) error {
 	_, err := c.Do("delete a connection", CTDelete, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
