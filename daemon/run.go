@@ -13,6 +13,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
@@ -96,6 +97,7 @@ type daemon struct {
 	missed   uint64 // packets that did not fit into the queue
 	cut      uint64 // packets that were longer than a queue can show
 
+	ambiguous  bool   // it was said that connections of several zones look alike
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
 }
 
@@ -110,7 +112,7 @@ func (d *daemon) start() (err error) {
 	if d.features, err = rules.Probe(); err != nil {
 		return err
 	}
-	if d.tables, err = openTables(d.cfg); err != nil {
+	if d.tables, err = openTables(d.cfg, d.features.Conntrack); err != nil {
 		return err
 	}
 	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
@@ -257,7 +259,21 @@ func (d *daemon) overflow() {
 
 func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
 	d.overflow() // it may be why this connection is met late
-	return d.tables.lookup(t, seen)
+	f, err := d.tables.lookup(t, seen)
+	switch {
+	case errors.Is(err, flows.ErrNotFound):
+		return engine.Conn{}, engine.ErrNotTracked
+	case errors.Is(err, errAmbiguous):
+		if !d.ambiguous {
+			d.log.Warn("a connection is not read: several zones have one with these addresses and ports, and without "+
+				"NFQA_CT the kernel does not tell which one a packet is of; more of this is not said", "seen", seen)
+			d.ambiguous = true
+		}
+		return engine.Conn{}, err
+	case err != nil:
+		return engine.Conn{}, err
+	}
+	return d.tables.conn(&f), nil
 }
 
 // packets hands packets to the engine. Their time is this process's clock, as Tick's is: the kernel's stamp jumps when

@@ -20,6 +20,9 @@ type tables struct {
 	kernel  *expect.Kernel
 	flows   *flows.Table
 	watcher *flows.Watcher
+	told    bool  // the queue tells a packet's connection
+	control ports // of the configuration
+	zones   zones // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
@@ -34,9 +37,11 @@ type connection struct {
 	zone      uint16
 }
 
-// openTables opens the tables of the calling thread's network namespace. Events count from here on.
-func openTables(cfg *config.Config) (t *tables, err error) {
+// openTables opens the tables of the calling thread's network namespace. Events count from here on. told: the queue
+// tells a packet's connection.
+func openTables(cfg *config.Config, told bool) (t *tables, err error) {
 	t = &tables{
+		told: told, zones: zones{},
 		existing: map[connection]struct{}{}, adjustable: map[connection]bool{}, suspects: map[expect.ID]bool{},
 	}
 	defer func() {
@@ -77,18 +82,10 @@ func (t *tables) reload(cfg *config.Config) error {
 // noteExisting remembers the connections at the helpers' ports that are there now. Of those that are read already it
 // changes nothing.
 func (t *tables) noteExisting(cfg *config.Config) error {
-	type port struct {
-		transport helpers.Transport
-		number    uint16
-	}
-	control := map[port]bool{}
-	for _, h := range cfg.Helpers() {
-		for _, p := range h.Ports {
-			control[port{h.Transport, p}] = true
-		}
-	}
+	t.control = controlPorts(cfg)
 	return t.flows.Each(func(f *flows.Flow) {
-		if control[port{f.Transport, f.Orig.Dst.Port()}] || control[port{f.Transport, f.Reply.Src.Port()}] {
+		t.noteZone(f)
+		if t.control.has(f) {
 			t.existing[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
 		}
 	})
@@ -98,6 +95,7 @@ func (t *tables) noteExisting(cfg *config.Config) error {
 func (t *tables) Do(r engine.Request) error {
 	switch {
 	case r.Place != nil:
+		t.refreshMark(&r.Place.Master)
 		return t.kernel.Place(*r.Place)
 	case r.Remove != 0:
 		return t.kernel.Remove(r.Remove)
@@ -110,16 +108,22 @@ func (t *tables) Do(r engine.Request) error {
 	return fmt.Errorf("empty request")
 }
 
-// lookup finds the connection of a packet that was seen behind NAT: the table has the turned tuple.
-func (t *tables) lookup(tr helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
-	f, err := t.flows.Get(tr, seen.Turned(), 0)
-	if errors.Is(err, flows.ErrNotFound) {
-		return engine.Conn{}, engine.ErrNotTracked
+// noteZone remembers a control connection's zone, where the queue does not tell it.
+func (t *tables) noteZone(f *flows.Flow) {
+	if !t.told && (t.control.has(f) || f.Expected()) {
+		t.zones.add(f)
 	}
-	if err != nil {
-		return engine.Conn{}, err
+}
+
+// refreshMark asks for the control connection's mark, where packets do not bring it: it may have been set since the
+// connection was met, and what is announced inherits it.
+func (t *tables) refreshMark(m *expect.Master) {
+	if t.told {
+		return
 	}
-	return t.conn(&f), nil
+	if f, err := t.flows.Get(m.Transport, m.Orig, m.Zone); err == nil {
+		m.Mark = f.Mark
+	}
 }
 
 // packetConn is what a queued packet itself says of its connection; nil: nothing that can be read.
@@ -161,6 +165,7 @@ func (t *tables) ended(f *flows.Flow) {
 	name := connection{f.Transport, f.Orig, f.Zone}
 	delete(t.existing, name)
 	delete(t.adjustable, name)
+	t.zones.remove(f)
 }
 
 // evicted are the expectations that have left the kernel's table and nobody said so: not used, as an event would have
@@ -200,7 +205,10 @@ func (d *daemon) events() error {
 			d.tables.ended(&ev.Flow)
 			d.drive(d.engine.Ended(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
 		default:
-			d.drive(d.engine.Related(related(&ev.Flow), 0, now))
+			d.tables.noteZone(&ev.Flow)
+			if ev.Flow.Expected() {
+				d.drive(d.engine.Related(related(&ev.Flow), 0, now))
+			}
 		}
 	}
 	return nil
@@ -217,8 +225,10 @@ func (d *daemon) resync() {
 	lost, err := d.tables.kernel.Lost()
 	there, expected := map[connection]struct{}{}, []flows.Flow{}
 	if err == nil {
+		clear(d.tables.zones)
 		err = d.tables.flows.Each(func(f *flows.Flow) {
 			there[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
+			d.tables.noteZone(f)
 			if f.Expected() {
 				expected = append(expected, *f)
 			}

@@ -7,11 +7,12 @@ import (
 // Event is a change of the table.
 type Event struct {
 	Lost      bool // events were lost before this one, which says nothing else: list the table to know what is there
-	Destroyed bool // the connection is gone; else it was expected, and is new
+	Destroyed bool // the connection is gone; else it is new
 	Flow      Flow
 }
 
-// Watcher tells of connections that were expected and have come, and of all that are gone. But for the goroutine that
+// Watcher tells of connections that were expected and have come, of all that are new outside of zone 0, and of all that
+// are gone. But for the goroutine that
 // waits for Ready it is for one goroutine.
 type Watcher struct {
 	events *nfnl.Events
@@ -47,7 +48,7 @@ func (w *Watcher) Take() ([]Event, error) {
 	w.batch = w.batch[:0]
 	for i := range w.raw {
 		e := &w.raw[i]
-		if e.Lost || e.Destroyed || e.Connection.Status&nfnl.StatusExpected != 0 {
+		if e.Lost || e.Destroyed || e.Connection.Zone != 0 || e.Connection.Status&nfnl.StatusExpected != 0 {
 			w.batch = append(w.batch, Event{Lost: e.Lost, Destroyed: e.Destroyed, Flow: flow(&e.Connection)})
 		}
 	}
