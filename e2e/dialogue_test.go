@@ -26,10 +26,10 @@ type dialogue struct {
 }
 
 // dial opens a control connection from an address of the client. Each write is a segment of its own (TCP_NODELAY).
-func (s *site) dial(t testing.TB, from netip.Addr, to netip.AddrPort) *dialogue {
+func (s *site) dial(t testing.TB, from netip.AddrPort, to netip.AddrPort) *dialogue {
 	t.Helper()
-	d := &dialogue{t: t, ns: s.client, self: from, peer: to.Addr()}
-	dialer := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	d := &dialogue{t: t, ns: s.client, self: from.Addr(), peer: to.Addr()}
+	dialer := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(from)}
 	var err error
 	s.client.Do(func() { d.conn, err = dialer.Dial("tcp", to.String()) })
 	if err != nil {
@@ -44,8 +44,14 @@ func (s *site) dial(t testing.TB, from netip.Addr, to netip.AddrPort) *dialogue 
 // login opens a control connection to the FTP server and gives name and password.
 func (s *site) login(t testing.TB, from netip.Addr, port uint16) *dialogue {
 	t.Helper()
+	return s.loginFrom(t, netip.AddrPortFrom(from, 0), port)
+}
+
+// loginFrom has a port of its own at the client, too.
+func (s *site) loginFrom(t testing.TB, from netip.AddrPort, port uint16) *dialogue {
+	t.Helper()
 	f := ipv4
-	if from.Is6() {
+	if from.Addr().Is6() {
 		f = ipv6
 	}
 	d := s.dial(t, from, netip.AddrPortFrom(s.host(f), port))

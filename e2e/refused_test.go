@@ -80,7 +80,7 @@ func TestSlipstream(t *testing.T) {
 	serveLines(s, func(c net.Conn, r *bufio.Reader) {
 		io.Copy(c, r) // a server of the attacker's: it answers anything
 	})
-	c := s.dial(t, ipv4.client(), netip.AddrPortFrom(s.host(ipv4), 21))
+	c := s.dial(t, netip.AddrPortFrom(ipv4.client(), 0), netip.AddrPortFrom(s.host(ipv4), 21))
 	body := "PORT 10,1,0,2,200,1\r\n"
 	request := fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	for _, text := range []string{request, body, "220 hello\r\n", body} {
@@ -126,7 +126,7 @@ func TestTLS(t *testing.T) {
 		io.Copy(secret, secret)
 	})
 	d := s.daemon()
-	c := s.dial(t, ipv4.client(), netip.AddrPortFrom(s.host(ipv4), 21))
+	c := s.dial(t, netip.AddrPortFrom(ipv4.client(), 0), netip.AddrPortFrom(s.host(ipv4), 21))
 	c.expect(220)
 	c.ask(234, "AUTH TLS")
 	secret := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true})

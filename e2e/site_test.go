@@ -183,7 +183,13 @@ func (s *site) serverAddr(f family) netip.Addr {
 // counter reads one of the rule set's counters.
 func (s *site) counter(name string) int {
 	s.t.Helper()
-	out := s.firewall.Run("nft", "list", "counter", "inet", "filter", name)
+	return s.counterIn("filter", name)
+}
+
+// counterIn reads a counter of another table.
+func (s *site) counterIn(table, name string) int {
+	s.t.Helper()
+	out := s.firewall.Run("nft", "list", "counter", "inet", table, name)
 	m := regexp.MustCompile(`packets (\d+)`).FindStringSubmatch(out)
 	if m == nil {
 		s.t.Fatalf("no counter in %q", out)
