@@ -20,6 +20,7 @@ type tables struct {
 	kernel  *expect.Kernel
 	flows   *flows.Table
 	watcher *flows.Watcher
+	parser  flows.Parser
 	told    bool  // the queue tells a packet's connection
 	control ports // of the configuration
 	zones   zones // if the queue does not tell
@@ -128,7 +129,7 @@ func (t *tables) refreshMark(m *expect.Master) {
 
 // packetConn is what a queued packet itself says of its connection; nil: nothing that can be read.
 func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
-	f, err := flows.Parse(p.Conntrack)
+	f, err := t.parser.Parse(p.Conntrack)
 	if err != nil {
 		return nil
 	}
@@ -143,9 +144,7 @@ func (t *tables) conn(f *flows.Flow) engine.Conn {
 		Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark, Existing: existing,
 	}
 	for dir, a := range f.Adjust {
-		if a != nil {
-			c.Adjust[dir] = engine.SeqAdjust(*a)
-		}
+		c.Adjust[dir] = engine.SeqAdjust(a)
 	}
 	if f.Transport == helpers.TCP && f.Translated() {
 		can, asked := t.adjustable[name]

@@ -219,7 +219,7 @@ func (k *Kernel) mark(s *shadow, mark uint32) error {
 	if s.until.IsZero() { // it is still to be made
 		return nil
 	}
-	return k.gone(k.conn.SetMark(s.orig, s.zone, mark))
+	return k.gone(k.prolong(s, seconds(s.until.Sub(k.now()))))
 }
 
 // ensure makes s live for d at least.
@@ -232,7 +232,7 @@ func (k *Kernel) ensure(s *shadow, d time.Duration) error {
 	var err error
 	if s.until.IsZero() {
 		err = k.create(s, seconds(d))
-	} else if err = k.conn.SetTimeout(s.orig, s.zone, seconds(d)); errors.Is(err, unix.ENOENT) {
+	} else if err = k.prolong(s, seconds(d)); errors.Is(err, unix.ENOENT) {
 		err = k.create(s, seconds(d))
 	}
 	if err != nil {
@@ -242,12 +242,18 @@ func (k *Kernel) ensure(s *shadow, d time.Duration) error {
 	return nil
 }
 
+func (k *Kernel) prolong(s *shadow, timeout uint32) error {
+	b := k.conn.Begin()
+	b.Prolong(&s.orig, s.zone, timeout, s.mark)
+	return b.Do()
+}
+
 func (k *Kernel) create(s *shadow, timeout uint32) error {
 	err := k.conn.CreateConnection(&nfnl.Connection{
 		Orig: s.orig, Reply: s.reply, Zone: s.zone, Mark: s.mark, Timeout: timeout, Helper: s.carrier.name,
 	})
 	if errors.Is(err, unix.EEXIST) { // an earlier run's: what hangs on it stays
-		return errors.Join(k.conn.SetMark(s.orig, s.zone, s.mark), k.conn.SetTimeout(s.orig, s.zone, timeout))
+		return k.prolong(s, timeout)
 	}
 	if err != nil {
 		return fmt.Errorf("shadow master with helper %s: %w", s.carrier.name, err)

@@ -19,13 +19,14 @@ var ErrNotFound = errors.New("no such connection")
 type Flow struct {
 	Transport   helpers.Transport
 	Orig, Reply helpers.Tuple
-	Master      *helpers.Tuple // original tuple of the connection that this one was expected by; nil: none
-	Zone        uint16
+	Master      helpers.Tuple // original tuple of the connection that this one was expected by; zero: none
+	Zone        uint16        // of both directions, or of the one that is in a zone
 	Mark        uint32
-	Status      uint32     // enum ip_conntrack_status
-	Helper      string     // of the connection itself
-	Adjust      [2]*SeqAdj // sequence adjustment by helpers.Dir; nil: none is shown
-	Liberal     bool       // numbers outside of the window pass in both directions
+	Status      uint32    // enum ip_conntrack_status
+	Helper      string    // of the connection itself
+	Adjusted    bool      // Adjust is shown
+	Adjust      [2]SeqAdj // sequence adjustment by helpers.Dir
+	Liberal     bool      // numbers outside of the window pass in both directions
 }
 
 // SeqAdj is the sequence adjustment of one direction (struct nf_ct_seqadj): segments behind Pos are moved by After,
@@ -41,8 +42,11 @@ func (f *Flow) Expected() bool { return f.Status&nfnl.StatusExpected != 0 }
 // Translated says whether a NAT changes its addresses or ports.
 func (f *Flow) Translated() bool { return f.Orig != f.Reply.Turned() }
 
-// Table is the connection table of one network namespace.
-type Table struct{ conn *nfnl.Conn }
+// Table is the connection table of one network namespace. It is for one goroutine.
+type Table struct {
+	conn  *nfnl.Conn
+	entry nfnl.Connection // kept for answers
+}
 
 // Open opens the table of the calling thread's network namespace.
 func Open() (*Table, error) {
@@ -50,7 +54,7 @@ func Open() (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Table{c}, nil
+	return &Table{conn: c}, nil
 }
 
 // Close closes the table's socket.
@@ -58,48 +62,89 @@ func (t *Table) Close() error { return t.conn.Close() }
 
 // Get finds the connection that has tuple in one of its directions. ErrNotFound: there is none.
 func (t *Table) Get(tr helpers.Transport, tuple helpers.Tuple, zone uint16) (Flow, error) {
-	c, err := t.conn.Get(raw(tr, tuple), zone)
-	if errors.Is(err, unix.ENOENT) {
-		return Flow{}, fmt.Errorf("%s %s: %w", tr, tuple, ErrNotFound)
+	name := raw(tr, tuple)
+	b := t.conn.Begin()
+	b.Get(&name, zone, &t.entry)
+	if err := b.Do(); err != nil {
+		return Flow{}, failed(tr, tuple, err)
 	}
-	if err != nil {
-		return Flow{}, fmt.Errorf("%s %s: %w", tr, tuple, err)
-	}
-	return flow(&c), nil
+	return flow(&t.entry), nil
 }
 
-// Parse reads a connection's attributes as a queued packet brings them (NFQA_CT).
-func Parse(attributes []byte) (Flow, error) {
-	c, err := nfnl.Parse(attributes)
+// failed names the connection, and ErrNotFound if that is what the kernel says.
+func failed(tr helpers.Transport, tuple helpers.Tuple, err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		err = ErrNotFound
+	}
+	return fmt.Errorf("%s %s: %w", tr, tuple, err)
+}
+
+// change carries out one change of the connection with the original tuple orig. Where that tuple is in no zone, but the
+// reply is in zone, the kernel looks for it in zone 0.
+func (t *Table) change(tr helpers.Transport, orig helpers.Tuple, zone uint16, add func(*nfnl.Batch, *nfnl.Tuple, uint16)) error {
+	name := raw(tr, orig)
+	b := t.conn.Begin()
+	add(b, &name, zone)
+	err := b.Do()
+	if zone != 0 && errors.Is(err, unix.ENOENT) {
+		b = t.conn.Begin()
+		b.Get(&name, 0, &t.entry)
+		if b.Do() == nil && t.entry.Zone == zone && t.entry.ZoneDir == nfnl.ZoneReply {
+			b = t.conn.Begin()
+			add(b, &name, 0)
+			err = b.Do()
+		}
+	}
 	if err != nil {
+		return failed(tr, orig, err)
+	}
+	return nil
+}
+
+// Parser reads connections as queued packets bring them (NFQA_CT). It is for one goroutine.
+type Parser struct{ entry nfnl.Connection }
+
+// Parse reads a connection's attributes. It allocates nothing but for a helper's name.
+func (p *Parser) Parse(attributes []byte) (Flow, error) {
+	if err := p.entry.Parse(attributes); err != nil {
 		return Flow{}, err
 	}
-	return flow(&c), nil
+	return flow(&p.entry), nil
 }
 
 // Adjust sets the sequence adjustment of one direction of the connection with the original tuple orig. A connection
 // without the extension for it ignores that silently: ask Adjustable first.
 func (t *Table) Adjust(tr helpers.Transport, orig helpers.Tuple, zone uint16, dir helpers.Dir, s SeqAdj) error {
-	if err := t.conn.SetAdjust(raw(tr, orig), zone, uint8(dir), nfnl.SeqAdj(s)); err != nil {
-		return fmt.Errorf("%s %s: %w", tr, orig, err)
-	}
-	return nil
+	return t.change(tr, orig, zone, func(b *nfnl.Batch, name *nfnl.Tuple, zone uint16) {
+		b.SetAdjust(name, zone, uint8(dir), nfnl.SeqAdj(s))
+	})
 }
 
 // Adjustable says whether the kernel can adjust f's sequence numbers. It sets an adjustment of nothing, where there is
 // none, and reads it back: the kernel shows no other sign of the extension.
 func (t *Table) Adjustable(f *Flow) (bool, error) {
-	if f.Adjust[0] != nil || f.Adjust[1] != nil {
+	if f.Adjusted {
 		return true, nil
 	}
 	if err := t.Adjust(f.Transport, f.Orig, f.Zone, helpers.Original, SeqAdj{}); err != nil {
 		return false, err
 	}
-	back, err := t.Get(f.Transport, f.Orig, f.Zone)
+	back, err := t.again(f.Transport, f.Orig, f.Zone)
 	if err != nil {
 		return false, err
 	}
-	return back.Adjust[0] != nil, nil
+	return back.Adjusted, nil
+}
+
+// again reads back a connection that change has found.
+func (t *Table) again(tr helpers.Transport, orig helpers.Tuple, zone uint16) (Flow, error) {
+	f, err := t.Get(tr, orig, zone)
+	if zone != 0 && errors.Is(err, ErrNotFound) {
+		if other, e := t.Get(tr, orig, 0); e == nil && other.Zone == zone {
+			return other, nil
+		}
+	}
+	return f, err
 }
 
 // ErrNotLiberal says that the kernel took the wish for nothing.
@@ -109,49 +154,37 @@ var ErrNotLiberal = errors.New("the kernel keeps checking the connection's windo
 // reads it back: who moves numbers himself moves them out of the window that conntrack sees (IP_CT_TCP_FLAG_BE_LIBERAL).
 // ErrNotFound: there is no such connection.
 func (t *Table) Liberal(orig helpers.Tuple, zone uint16) error {
-	err := t.conn.SetTCPFlags(raw(helpers.TCP, orig), zone, nfnl.TCPLiberal, nfnl.TCPLiberal)
-	if errors.Is(err, unix.ENOENT) {
-		err = ErrNotFound
-	}
+	err := t.change(helpers.TCP, orig, zone, func(b *nfnl.Batch, name *nfnl.Tuple, zone uint16) {
+		b.SetTCPFlags(name, zone, nfnl.TCPLiberal, nfnl.TCPLiberal)
+	})
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", helpers.TCP, orig, err)
+		return err
 	}
-	back, err := t.Get(helpers.TCP, orig, zone)
+	back, err := t.again(helpers.TCP, orig, zone)
 	if err == nil && !back.Liberal {
 		err = fmt.Errorf("%s %s: %w", helpers.TCP, orig, ErrNotLiberal)
 	}
 	return err
 }
 
-// Each gives every connection of both families to each.
+// Each gives every connection of both families to each, which must not use t nor keep the Flow.
 func (t *Table) Each(each func(*Flow)) error {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := t.conn.Connections(family, func(c *nfnl.Connection) {
-			f := flow(c)
-			each(&f)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	var f Flow
+	return t.conn.Connections(unix.AF_UNSPEC, func(c *nfnl.Connection) {
+		f = flow(c)
+		each(&f)
+	})
 }
 
 func flow(c *nfnl.Connection) Flow {
 	f := Flow{
 		Transport: helpers.Transport(c.Orig.Proto), Orig: cooked(&c.Orig), Reply: cooked(&c.Reply),
-		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper,
+		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper, Adjusted: c.Adjusted,
+		Adjust:  [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
 		Liberal: c.TCPFlags[0]&c.TCPFlags[1]&nfnl.TCPLiberal != 0,
 	}
-	if c.Master != nil {
-		m := cooked(c.Master)
-		f.Master = &m
-	}
-	for dir, s := range c.Adjust {
-		if s != nil {
-			a := SeqAdj(*s)
-			f.Adjust[dir] = &a
-		}
+	if c.Expected {
+		f.Master = cooked(&c.Master)
 	}
 	return f
 }

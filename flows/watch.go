@@ -12,8 +12,7 @@ type Event struct {
 }
 
 // Watcher tells of connections that were expected and have come, of all that are new outside of zone 0, and of all that
-// are gone. But for the goroutine that
-// waits for Ready it is for one goroutine.
+// are gone. But for the goroutine that waits for Ready it is for one goroutine.
 type Watcher struct {
 	events *nfnl.Events
 	ready  chan struct{}
@@ -48,8 +47,10 @@ func (w *Watcher) Take() ([]Event, error) {
 	w.batch = w.batch[:0]
 	for i := range w.raw {
 		e := &w.raw[i]
-		if e.Lost || e.Destroyed || e.Connection.Zone != 0 || e.Connection.Status&nfnl.StatusExpected != 0 {
-			w.batch = append(w.batch, Event{Lost: e.Lost, Destroyed: e.Destroyed, Flow: flow(&e.Connection)})
+		if e.Lost {
+			w.batch = append(w.batch, Event{Lost: true})
+		} else if e.Destroyed || e.Connection.Zone != 0 || e.Connection.Status&nfnl.StatusExpected != 0 {
+			w.batch = append(w.batch, Event{Destroyed: e.Destroyed, Flow: flow(&e.Connection)})
 		}
 	}
 	return w.batch, err

@@ -1,11 +1,9 @@
 package nfnl
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,221 +57,228 @@ type SeqAdj struct {
 // Connection is an entry of the connection table.
 type Connection struct {
 	Orig, Reply Tuple
-	Master      *Tuple // original tuple of the connection that this one was expected by
+	Expected    bool  // Master says by which
+	Master      Tuple // original tuple of the connection that this one was expected by
 	Zone        uint16
+	ZoneDir     ZoneDir
 	Mark        uint32
 	Status      uint32
 	Timeout     uint32 // seconds
 	Helper      string
-	Adjust      [2]*SeqAdj // original, reply; nil: the entry shows none
-	TCPFlags    [2]uint8   // original, reply: IP_CT_TCP_FLAG_*
+	Adjusted    bool      // the entry shows Adjust
+	Adjust      [2]SeqAdj // original, reply
+	TCPFlags    [2]uint8  // original, reply: IP_CT_TCP_FLAG_*
 }
 
-// Parse reads the attributes of a connection, as in an answer, an event, or the NFQA_CT attribute of a queued packet.
-func Parse(b []byte) (c Connection, err error) {
-	ad, err := netlink.NewAttributeDecoder(b)
-	if err != nil {
-		return c, fmt.Errorf("read a connection: %w", err)
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		switch ad.Type() {
+// ZoneDir says which tuple of an entry is in its zone; the other one is in zone 0 (nf_conntrack_zone.dir).
+type ZoneDir uint8
+
+const (
+	ZoneBoth  ZoneDir = iota
+	ZoneOrig          // nft: ct original zone set
+	ZoneReply         // nft: ct reply zone set
+)
+
+var errNoAddresses = errors.New("it has no addresses")
+
+// Parse reads the attributes of a connection, as in an answer, an event, or the NFQA_CT attribute of a queued packet,
+// into c. It allocates only for the name of a helper that c has not had.
+func (c *Connection) Parse(b []byte) error {
+	last := c.Helper
+	*c = Connection{}
+	a := attributes{rest: b}
+	var zone [2]uint16
+	for a.next() {
+		var err error
+		switch a.typ {
 		case ctaTupleOrig:
-			ad.Nested(c.Orig.parse)
+			zone[0], err = c.Orig.parse(a.value)
 		case ctaTupleReply:
-			ad.Nested(c.Reply.parse)
+			zone[1], err = c.Reply.parse(a.value)
 		case ctaTupleMaster:
-			c.Master = &Tuple{}
-			ad.Nested(c.Master.parse)
+			c.Expected = true
+			_, err = c.Master.parse(a.value)
 		case ctaZone:
-			c.Zone = ad.Uint16()
+			c.Zone = a.uint16()
 		case ctaMark:
-			c.Mark = ad.Uint32()
+			c.Mark = a.uint32()
 		case ctaStatus:
-			c.Status = ad.Uint32()
+			c.Status = a.uint32()
 		case ctaTimeout:
-			c.Timeout = ad.Uint32()
+			c.Timeout = a.uint32()
 		case ctaHelp:
-			ad.Nested(func(h *netlink.AttributeDecoder) error {
-				for h.Next() {
-					if h.Type() == ctaHelpName {
-						c.Helper = h.String()
-					}
+			h := attributes{rest: a.value}
+			for h.next() {
+				if h.typ == ctaHelpName {
+					c.Helper = h.text(last)
 				}
-				return nil
-			})
+			}
+			err = h.err
 		case ctaProtoInfo:
-			ad.Nested(c.parseProtoInfo)
+			err = c.parseProtoInfo(a.value)
 		case ctaSeqAdjOrig, ctaSeqAdjReply:
-			s := &SeqAdj{}
-			c.Adjust[ad.Type()-ctaSeqAdjOrig] = s
-			ad.Nested(func(n *netlink.AttributeDecoder) error {
-				for n.Next() {
-					switch n.Type() {
-					case ctaSeqAdjPos:
-						s.Pos = n.Uint32()
-					case ctaSeqAdjBefore:
-						s.Before = int32(n.Uint32())
-					case ctaSeqAdjAfter:
-						s.After = int32(n.Uint32())
-					}
-				}
-				return nil
-			})
+			c.Adjusted = true
+			err = c.Adjust[a.typ-ctaSeqAdjOrig].parse(a.value)
 		}
+		a.note(err)
 	}
-	if err := ad.Err(); err != nil {
-		return c, fmt.Errorf("read a connection: %w", err)
+	switch {
+	case zone[0] != 0:
+		c.Zone, c.ZoneDir = zone[0], ZoneOrig
+	case zone[1] != 0:
+		c.Zone, c.ZoneDir = zone[1], ZoneReply
 	}
-	if !c.Orig.Src.IsValid() || !c.Orig.Dst.IsValid() || !c.Reply.Src.IsValid() || !c.Reply.Dst.IsValid() {
-		return c, errors.New("read a connection: it has no addresses")
+	err := a.err
+	if err == nil && !(c.Orig.Src.IsValid() && c.Orig.Dst.IsValid() && c.Reply.Src.IsValid() && c.Reply.Dst.IsValid()) {
+		err = errNoAddresses
 	}
-	return c, nil
+	if err != nil {
+		return fmt.Errorf("read a connection: %w", err)
+	}
+	return nil
 }
 
 // parseProtoInfo reads what TCP adds to an entry.
-func (c *Connection) parseProtoInfo(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		if ad.Type() != ctaProtoInfoTCP {
+func (c *Connection) parseProtoInfo(b []byte) error {
+	a := attributes{rest: b}
+	for a.next() {
+		if a.typ != ctaProtoInfoTCP {
 			continue
 		}
-		ad.Nested(func(tcp *netlink.AttributeDecoder) error {
-			for tcp.Next() {
-				dir := tcp.Type() - ctaProtoInfoTCPFlagsOrig
-				if b := tcp.Bytes(); dir < 2 && len(b) == 2 { // struct nf_ct_tcp_flags: flags, mask
-					c.TCPFlags[dir] = b[0]
-				}
+		tcp := attributes{rest: a.value}
+		for tcp.next() {
+			dir := tcp.typ - ctaProtoInfoTCPFlagsOrig
+			if dir < 2 && len(tcp.value) == 2 { // struct nf_ct_tcp_flags: flags, mask
+				c.TCPFlags[dir] = tcp.value[0]
 			}
-			return nil
-		})
+		}
+		a.note(tcp.err)
 	}
-	return nil
+	return a.err
 }
 
-// Get finds the connection that has t as its original or its reply tuple (ctnetlink_get_conntrack). ENOENT: there is
-// none.
-func (c *Conn) Get(t Tuple, zone uint16) (Connection, error) {
-	answers, err := c.Do("get a connection", CTGet, 0, Family(t.Src), func(ae *netlink.AttributeEncoder) {
-		t.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-	})
-	if err != nil {
-		return Connection{}, err
-	}
-	if len(answers) == 0 {
-		return Connection{}, &Error{"get a connection", unix.ENOENT}
-	}
-	return Parse(answers[0])
-}
-
-// Connections gives every entry of one family to each; entries that cannot be read are left out.
-func (c *Conn) Connections(family uint8, each func(*Connection)) error {
-	answers, err := c.Do("list connections", CTGet, netlink.Dump, family, func(*netlink.AttributeEncoder) {})
-	if err != nil {
-		return err
-	}
-	for _, b := range answers {
-		if entry, err := Parse(b); err == nil {
-			each(&entry)
+func (s *SeqAdj) parse(b []byte) error {
+	a := attributes{rest: b}
+	for a.next() {
+		switch a.typ {
+		case ctaSeqAdjPos:
+			s.Pos = a.uint32()
+		case ctaSeqAdjBefore:
+			s.Before = int32(a.uint32())
+		case ctaSeqAdjAfter:
+			s.After = int32(a.uint32())
 		}
 	}
-	return nil
+	return a.err
+}
+
+// Get finds the connection that has t as its original or its reply tuple (ctnetlink_get_conntrack), and reads it into
+// c. ENOENT: there is none.
+func (b *Batch) Get(t *Tuple, zone uint16, c *Connection) {
+	b.open("get a connection", CTGet, 0, Family(t.Src)) // its answer is the entry
+	b.name(t, zone)
+	b.ops[len(b.ops)-1].into = c
+}
+
+// name says which connection is meant.
+func (b *Batch) name(t *Tuple, zone uint16) {
+	b.out = putZone(t.put(b.out, ctaTupleOrig), ctaZone, zone)
+}
+
+// CreateConnection puts an entry into the table that no packet has made: confirmed, assured, established. EEXIST: one
+// of its tuples is there; ENOMEM: the table is full.
+func (b *Batch) CreateConnection(c *Connection) {
+	b.open("create a connection", CTNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, Family(c.Orig.Src))
+	out := c.Reply.put(c.Orig.put(b.out, ctaTupleOrig), ctaTupleReply)
+	out = putZone(out, ctaZone, c.Zone)
+	out = putUint32(out, ctaStatus, StatusConfirmed|StatusSeenReply|StatusAssured)
+	out = putUint32(out, ctaTimeout, c.Timeout)
+	if c.Mark != 0 {
+		out = putUint32(out, ctaMark, c.Mark)
+	}
+	out, help := begin(out, ctaHelp)
+	out = end(putString(out, ctaHelpName, c.Helper), help)
+	if c.Orig.Proto == unix.IPPROTO_TCP {
+		var info, tcp int
+		out, info = begin(out, ctaProtoInfo)
+		out, tcp = begin(out, ctaProtoInfoTCP)
+		out = end(end(putUint8(out, ctaProtoInfoTCPState, tcpEstablished), tcp), info)
+	}
+	b.out = out
+}
+
+// Prolong makes a connection live for so many seconds from now and sets its mark. ENOENT: there is none.
+func (b *Batch) Prolong(orig *Tuple, zone uint16, seconds, mark uint32) {
+	b.open("prolong a connection", CTNew, unix.NLM_F_ACK, Family(orig.Src))
+	b.name(orig, zone)
+	b.out = putUint32(putUint32(b.out, ctaTimeout, seconds), ctaMark, mark)
 }
 
 // SetAdjust sets the sequence adjustment of direction dir (0 original, 1 reply). A connection without the extension
 // takes it silently for nothing (ctnetlink_change_seq_adj): read it back.
-func (c *Conn) SetAdjust(orig Tuple, zone uint16, dir uint8, s SeqAdj) error {
-	_, err := c.Do("set a sequence adjustment", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
-		orig.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-		ae.Nested(ctaSeqAdjOrig+uint16(dir), func(n *netlink.AttributeEncoder) error {
-			n.Uint32(ctaSeqAdjPos, s.Pos)
-			n.Uint32(ctaSeqAdjBefore, uint32(s.Before))
-			n.Uint32(ctaSeqAdjAfter, uint32(s.After))
-			return nil
-		})
-	})
-	return err
-}
-
-// CreateConnection puts an entry into the table that no packet has made: confirmed, assured, established. EEXIST: one of
-// its tuples is there.
-func (c *Conn) CreateConnection(e *Connection) error {
-	_, err := c.Do("create a connection", CTNew, netlink.Create|netlink.Excl, Family(e.Orig.Src), func(ae *netlink.AttributeEncoder) {
-		e.Orig.Put(ae, ctaTupleOrig)
-		e.Reply.Put(ae, ctaTupleReply)
-		putZone(ae, ctaZone, e.Zone)
-		ae.Uint32(ctaStatus, StatusConfirmed|StatusSeenReply|StatusAssured)
-		ae.Uint32(ctaTimeout, e.Timeout)
-		if e.Mark != 0 {
-			ae.Uint32(ctaMark, e.Mark)
-		}
-		ae.Nested(ctaHelp, func(n *netlink.AttributeEncoder) error {
-			n.String(ctaHelpName, e.Helper)
-			return nil
-		})
-		if e.Orig.Proto == unix.IPPROTO_TCP {
-			ae.Nested(ctaProtoInfo, func(n *netlink.AttributeEncoder) error {
-				n.Nested(ctaProtoInfoTCP, func(t *netlink.AttributeEncoder) error {
-					t.Uint8(ctaProtoInfoTCPState, tcpEstablished)
-					return nil
-				})
-				return nil
-			})
-		}
-	})
-	return err
-}
-
-// SetTimeout makes a connection live for so many seconds more. ENOENT: there is none.
-func (c *Conn) SetTimeout(orig Tuple, zone uint16, seconds uint32) error {
-	_, err := c.Do("set a connection's timeout", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
-		orig.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-		ae.Uint32(ctaTimeout, seconds)
-	})
-	return err
+func (b *Batch) SetAdjust(orig *Tuple, zone uint16, dir uint8, s SeqAdj) {
+	b.open("set a sequence adjustment", CTNew, unix.NLM_F_ACK, Family(orig.Src))
+	b.name(orig, zone)
+	out, nest := begin(b.out, ctaSeqAdjOrig+uint16(dir))
+	out = putUint32(out, ctaSeqAdjPos, s.Pos)
+	out = putUint32(out, ctaSeqAdjBefore, uint32(s.Before))
+	b.out = end(putUint32(out, ctaSeqAdjAfter, uint32(s.After)), nest)
 }
 
 // SetTCPFlags sets those of the flags that are in mask, in both directions (nlattr_to_tcp). A connection that is not TCP
 // ignores it.
-func (c *Conn) SetTCPFlags(orig Tuple, zone uint16, flags, mask uint8) error {
-	_, err := c.Do("set TCP flags", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
-		orig.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-		ae.Nested(ctaProtoInfo, func(n *netlink.AttributeEncoder) error {
-			n.Nested(ctaProtoInfoTCP, func(t *netlink.AttributeEncoder) error {
-				t.Bytes(ctaProtoInfoTCPFlagsOrig, []byte{flags, mask})
-				t.Bytes(ctaProtoInfoTCPFlagsReply, []byte{flags, mask})
-				return nil
-			})
-			return nil
-		})
-	})
-	return err
-}
-
-// SetMark sets a connection's mark, which connections that it expects inherit. ENOENT: there is none.
-func (c *Conn) SetMark(orig Tuple, zone uint16, mark uint32) error {
-	_, err := c.Do("set a connection's mark", CTNew, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
-		orig.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-		ae.Uint32(ctaMark, mark)
-	})
-	return err
+func (b *Batch) SetTCPFlags(orig *Tuple, zone uint16, flags, mask uint8) {
+	b.open("set TCP flags", CTNew, unix.NLM_F_ACK, Family(orig.Src))
+	b.name(orig, zone)
+	out, info := begin(b.out, ctaProtoInfo)
+	out, tcp := begin(out, ctaProtoInfoTCP)
+	for _, typ := range [2]uint16{ctaProtoInfoTCPFlagsOrig, ctaProtoInfoTCPFlagsReply} {
+		out = append(appendAttr(out, typ, 2), flags, mask, 0, 0)
+	}
+	b.out = end(end(out, tcp), info)
 }
 
 // DeleteConnection deletes an entry, and with it the expectations that hang on it. ENOENT: there is none.
-func (c *Conn) DeleteConnection(orig Tuple, zone uint16) error {
-	_, err := c.Do("delete a connection", CTDelete, 0, Family(orig.Src), func(ae *netlink.AttributeEncoder) {
-		orig.Put(ae, ctaTupleOrig)
-		putZone(ae, ctaZone, zone)
-	})
-	return err
+func (b *Batch) DeleteConnection(orig *Tuple, zone uint16) {
+	b.open("delete a connection", CTDelete, unix.NLM_F_ACK, Family(orig.Src))
+	b.name(orig, zone)
 }
 
-func putZone(ae *netlink.AttributeEncoder, attr uint16, zone uint16) {
-	if zone != 0 {
-		ae.Uint16(attr, zone)
+func putZone(b []byte, typ uint16, zone uint16) []byte {
+	if zone == 0 {
+		return b
 	}
+	return putUint16(b, typ, zone)
+}
+
+// Get is Batch.Get alone.
+func (c *Conn) Get(t Tuple, zone uint16) (entry Connection, err error) {
+	b := c.Begin()
+	b.Get(&t, zone, &entry)
+	return entry, b.Do()
+}
+
+// Connections gives every entry of a family (AF_UNSPEC: of all) to each, which must not use c nor keep it; entries that
+// cannot be read are left out.
+func (c *Conn) Connections(family uint8, each func(*Connection)) error {
+	var entry Connection
+	return c.dump("list connections", CTGet, family, func(b []byte) {
+		if entry.Parse(b) == nil {
+			each(&entry)
+		}
+	})
+}
+
+// CreateConnection is Batch.CreateConnection alone.
+func (c *Conn) CreateConnection(e *Connection) error {
+	b := c.Begin()
+	b.CreateConnection(e)
+	return b.Do()
+}
+
+// DeleteConnection is Batch.DeleteConnection alone.
+func (c *Conn) DeleteConnection(orig Tuple, zone uint16) error {
+	b := c.Begin()
+	b.DeleteConnection(&orig, zone)
+	return b.Do()
 }

@@ -3,6 +3,7 @@ package nfnl
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,96 +17,115 @@ type Event struct {
 }
 
 const (
-	eventBuffer  = 8 << 20  // what waits in the socket, in bytes: some ten thousand events
-	eventMessage = 64 << 10 // more than the longest
-	eventBatch   = 1024     // that Receive gives at once, at most
+	eventBuffer = 8 << 20 // what waits in the socket, in bytes: some ten thousand events
+	eventBatch  = 1024    // that Receive gives at once, at most, and one batch of the socket's more
 )
 
-// Events is a socket that receives events of the connection table.
+// Events is a socket that receives events of the connection table. Receive is for one goroutine.
 type Events struct {
-	conn *Conn
-	raw  syscall.RawConn
-	buf  []byte
+	s       *socket
+	f       *os.File // has the descriptor: who closes it ends who waits for it
+	raw     syscall.RawConn
+	ready   func(fd uintptr) bool
+	take    func(fd uintptr)
+	waited  error
+	n       int
+	failed  error
+	waiting []unix.PollFd
 }
 
 // Watch opens a socket in the calling thread's network namespace.
 func Watch(groups ...uint32) (*Events, error) {
-	c, err := Dial()
+	s, err := openSocket()
 	if err != nil {
 		return nil, err
 	}
-	err = c.c.SetReadBuffer(eventBuffer)
+	e := &Events{s: s, waiting: []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}}
+	err = s.readBuffer(eventBuffer)
 	for _, g := range groups {
 		if err == nil {
-			err = c.c.JoinGroup(g)
+			err = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g))
 		}
 	}
-	e := &Events{conn: c, buf: make([]byte, eventMessage)}
-	if err == nil {
-		e.raw, err = c.c.SyscallConn()
-	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), c.Close())
+		return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), s.close())
 	}
+	e.f = os.NewFile(uintptr(s.fd), "conntrack events")
+	if e.raw, err = e.f.SyscallConn(); err != nil {
+		return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), e.f.Close())
+	}
+	// Kept, as a function made anew for each call is an allocation.
+	e.ready, e.take = e.isReady, func(uintptr) { e.n, e.failed = e.s.receive(slots) }
 	return e, nil
 }
 
 // Close ends Wait.
-func (e *Events) Close() error { return e.conn.Close() }
+func (e *Events) Close() error { return e.f.Close() }
 
 // Wait waits until Receive has something to give. It fails when the socket is closed.
 func (e *Events) Wait() error {
-	var failed error
-	err := e.raw.Read(func(fd uintptr) bool {
-		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(ready, 0) // a look at the error queue would take ENOBUFS away
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			failed = err
-			return true
-		}
-		return n > 0
-	})
-	if err = errors.Join(err, failed); err != nil {
+	e.waited = nil
+	err := e.raw.Read(e.ready)
+	if err = errors.Join(err, e.waited); err != nil {
 		return fmt.Errorf("wait for conntrack events: %w", err)
 	}
 	return nil
 }
 
+func (e *Events) isReady(uintptr) bool {
+	n, err := unix.Poll(e.waiting, 0) // a look at the error queue would take ENOBUFS away
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		e.waited = err
+		return true
+	}
+	return n > 0
+}
+
 // Receive appends to dst what has happened until now, and does not wait.
 func (e *Events) Receive(dst []Event) ([]Event, error) {
-	for range eventBatch {
-		var n int
-		var from unix.Sockaddr
-		var failed error
-		err := e.raw.Control(func(fd uintptr) {
-			n, from, failed = unix.Recvfrom(int(fd), e.buf, unix.MSG_DONTWAIT)
-		})
+	for first := len(dst); len(dst)-first < eventBatch; {
+		err := e.raw.Control(e.take)
 		switch {
-		case errors.Is(failed, unix.EAGAIN):
+		case err == nil && e.failed == nil:
+		case errors.Is(e.failed, unix.EAGAIN):
 			return dst, nil
-		case errors.Is(failed, unix.EINTR):
+		case errors.Is(e.failed, unix.ENOBUFS):
+			dst = extend(dst)
+			dst[len(dst)-1].Lost = true
 			continue
-		case errors.Is(failed, unix.ENOBUFS):
-			dst = append(dst, Event{Lost: true})
-			continue
-		case err != nil || failed != nil:
-			return dst, fmt.Errorf("receive conntrack events: %w", errors.Join(err, failed))
+		default:
+			return dst, fmt.Errorf("receive conntrack events: %w", errors.Join(err, e.failed))
 		}
-		if kernel, ok := from.(*unix.SockaddrNetlink); !ok || kernel.Pid != 0 {
-			continue
-		}
-		messages, err := syscall.ParseNetlinkMessage(e.buf[:n])
-		if err != nil {
-			continue
-		}
-		for _, m := range messages {
-			if (m.Header.Type != CTNew && m.Header.Type != CTDelete) || len(m.Data) < headerLen {
+		for i := range e.n {
+			data, whole := e.s.datagram(i)
+			if !whole {
+				dst = extend(dst)
+				dst[len(dst)-1].Lost = true
 				continue
 			}
-			if entry, err := Parse(m.Data[headerLen:]); err == nil {
-				dst = append(dst, Event{Destroyed: m.Header.Type == CTDelete, Connection: entry})
+			for m := (messages{rest: data}); m.next(); {
+				if (m.typ != CTNew && m.typ != CTDelete) || len(m.data) < headerLen {
+					continue
+				}
+				dst = extend(dst)
+				if ev := &dst[len(dst)-1]; ev.Connection.Parse(m.data[headerLen:]) == nil {
+					ev.Destroyed = m.typ == CTDelete
+				} else {
+					dst = dst[:len(dst)-1]
+				}
 			}
 		}
 	}
 	return dst, nil
+}
+
+// extend appends an event. What was in its place before stays as far as Parse can use it.
+func extend(dst []Event) []Event {
+	if len(dst) == cap(dst) {
+		return append(dst, Event{})
+	}
+	dst = dst[:len(dst)+1]
+	ev := &dst[len(dst)-1]
+	ev.Lost, ev.Destroyed = false, false
+	return dst
 }

@@ -1,10 +1,9 @@
 package nfnl
 
 import (
-	"encoding/binary"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Attributes of an expectation (enum ctattr_expect, ctattr_expect_nat).
@@ -40,104 +39,120 @@ type Expectation struct {
 	Function    string // expectfn
 }
 
-func (e *Expectation) put(ae *netlink.AttributeEncoder) {
-	e.Master.Put(ae, ctaExpectMaster)
-	e.Tuple.Put(ae, ctaExpectTuple)
-	e.Mask.Put(ae, ctaExpectMask)
-	ae.Uint32(ctaExpectTimeout, e.Timeout)
-	putZone(ae, ctaExpectZone, e.Zone)
-	ae.Uint32(ctaExpectClass, e.Class)
-	ae.Uint32(ctaExpectFlags, e.Flags)
+func (e *Expectation) put(b []byte) []byte {
+	b = e.Master.put(b, ctaExpectMaster)
+	b = e.Tuple.put(b, ctaExpectTuple)
+	b = e.Mask.put(b, ctaExpectMask)
+	b = putUint32(b, ctaExpectTimeout, e.Timeout)
+	b = putZone(b, ctaExpectZone, e.Zone)
+	b = putUint32(b, ctaExpectClass, e.Class)
+	b = putUint32(b, ctaExpectFlags, e.Flags)
 	if e.NAT {
-		ae.Nested(ctaExpectNAT, func(n *netlink.AttributeEncoder) error {
-			n.Uint32(ctaExpectNATDir, e.NATDir)
-			e.NATTuple.Put(n, ctaExpectNATTuple)
-			return nil
-		})
+		var nest int
+		b, nest = begin(b, ctaExpectNAT)
+		b = putUint32(b, ctaExpectNATDir, e.NATDir)
+		b = end(e.NATTuple.put(b, ctaExpectNATTuple), nest)
 	}
 	if e.Function != "" {
-		ae.String(ctaExpectFn, e.Function)
+		b = putString(b, ctaExpectFn, e.Function)
 	}
+	return b
 }
 
 // CreateExpectation puts a new expectation into the table. ENOENT: there is no such master; EOPNOTSUPP: it has no
 // helper; EEXIST and EBUSY: another is in its way; EMFILE: the table is full.
-func (c *Conn) CreateExpectation(e *Expectation) error {
-	_, err := c.Do("create an expectation", ExpNew, netlink.Create|netlink.Excl, Family(e.Tuple.Src), e.put)
-	return err
+func (b *Batch) CreateExpectation(e *Expectation) {
+	b.open("create an expectation", ExpNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, Family(e.Tuple.Dst))
+	b.out = e.put(b.out)
 }
 
-// ChangeExpectation sets the timeout of one that is there: at creation the class's counts (ctnetlink_change_expect).
-func (c *Conn) ChangeExpectation(e *Expectation) error {
-	_, err := c.Do("change an expectation", ExpNew, 0, Family(e.Tuple.Src), e.put)
-	return err
+// ChangeExpectation sets the timeout of one that is there: at creation the class's counts. The kernel looks for its
+// tuple only (ctnetlink_change_expect): it must be known to be ours.
+func (b *Batch) ChangeExpectation(e *Expectation) {
+	b.open("change an expectation", ExpNew, unix.NLM_F_ACK, Family(e.Tuple.Dst))
+	b.out = e.put(b.out)
 }
 
 // DeleteExpectation takes out the expectation with this tuple. ENOENT: there is none.
-func (c *Conn) DeleteExpectation(t Tuple, zone uint16) error {
-	_, err := c.Do("delete an expectation", ExpDelete, 0, Family(t.Src), func(ae *netlink.AttributeEncoder) {
-		t.Put(ae, ctaExpectTuple)
-		putZone(ae, ctaExpectZone, zone)
-	})
-	return err
+func (b *Batch) DeleteExpectation(t *Tuple, zone uint16) {
+	b.open("delete an expectation", ExpDelete, unix.NLM_F_ACK, Family(t.Dst))
+	b.out = putZone(t.put(b.out, ctaExpectTuple), ctaExpectZone, zone)
 }
 
-// Expectations gives every entry of one family to each; entries that cannot be read are left out.
+// CreateExpectation is Batch.CreateExpectation alone.
+func (c *Conn) CreateExpectation(e *Expectation) error {
+	b := c.Begin()
+	b.CreateExpectation(e)
+	return b.Do()
+}
+
+// ChangeExpectation is Batch.ChangeExpectation alone.
+func (c *Conn) ChangeExpectation(e *Expectation) error {
+	b := c.Begin()
+	b.ChangeExpectation(e)
+	return b.Do()
+}
+
+// DeleteExpectation is Batch.DeleteExpectation alone.
+func (c *Conn) DeleteExpectation(t Tuple, zone uint16) error {
+	b := c.Begin()
+	b.DeleteExpectation(&t, zone)
+	return b.Do()
+}
+
+// Expectations gives every entry of a family (AF_UNSPEC: of all) to each, which must not use c nor keep it; entries that
+// cannot be read are left out.
 func (c *Conn) Expectations(family uint8, each func(*Expectation)) error {
-	answers, err := c.Do("list expectations", ExpGet, netlink.Dump, family, func(*netlink.AttributeEncoder) {})
-	if err != nil {
-		return err
-	}
-	for _, b := range answers {
-		if e, err := ParseExpectation(b); err == nil {
+	var e Expectation
+	return c.dump("list expectations", ExpGet, family, func(b []byte) {
+		if e.Parse(b) == nil {
 			each(&e)
 		}
-	}
-	return nil
+	})
 }
 
-// ParseExpectation reads the attributes of an expectation.
-func ParseExpectation(b []byte) (e Expectation, err error) {
-	ad, err := netlink.NewAttributeDecoder(b)
-	if err != nil {
-		return e, fmt.Errorf("read an expectation: %w", err)
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		switch ad.Type() {
+// Parse reads the attributes of an expectation into e.
+func (e *Expectation) Parse(b []byte) error {
+	last := e.Function
+	*e = Expectation{}
+	a := attributes{rest: b}
+	for a.next() {
+		var err error
+		switch a.typ {
 		case ctaExpectMaster:
-			ad.Nested(e.Master.parse)
+			_, err = e.Master.parse(a.value)
 		case ctaExpectTuple:
-			ad.Nested(e.Tuple.parse)
+			_, err = e.Tuple.parse(a.value)
 		case ctaExpectMask:
-			ad.Nested(e.Mask.parse)
+			_, err = e.Mask.parse(a.value)
 		case ctaExpectTimeout:
-			e.Timeout = ad.Uint32()
+			e.Timeout = a.uint32()
 		case ctaExpectZone:
-			e.Zone = ad.Uint16()
+			e.Zone = a.uint16()
 		case ctaExpectClass:
-			e.Class = ad.Uint32()
+			e.Class = a.uint32()
 		case ctaExpectFlags:
-			e.Flags = ad.Uint32()
+			e.Flags = a.uint32()
 		case ctaExpectFn:
-			e.Function = ad.String()
+			e.Function = a.text(last)
 		case ctaExpectNAT:
 			e.NAT = true
-			ad.Nested(func(n *netlink.AttributeDecoder) error {
-				for n.Next() {
-					switch n.Type() {
-					case ctaExpectNATDir:
-						e.NATDir = n.Uint32()
-					case ctaExpectNATTuple:
-						n.Nested(e.NATTuple.parse)
-					}
+			n := attributes{rest: a.value}
+			for n.next() {
+				switch n.typ {
+				case ctaExpectNATDir:
+					e.NATDir = n.uint32()
+				case ctaExpectNATTuple:
+					_, err := e.NATTuple.parse(n.value)
+					n.note(err)
 				}
-				return nil
-			})
+			}
+			err = n.err
 		}
+		a.note(err)
 	}
-	if err := ad.Err(); err != nil {
-		return e, fmt.Errorf("read an expectation: %w", err)
+	if a.err != nil {
+		return fmt.Errorf("read an expectation: %w", a.err)
 	}
-	return e, nil
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/internal/netnstest"
@@ -61,6 +60,15 @@ func (s *side) expectation(master Tuple, port uint16) Expectation {
 // carrier creates a shadow with the first helper that the kernel has, or skips.
 func (s *side) carrier(t *testing.T, c *Conn, port uint16) Connection {
 	t.Helper()
+	e := s.carrierOrNone(c, port)
+	if e.Helper == "" {
+		t.Skip("the kernel has no conntrack helper: CONFIG_NF_CONNTRACK_H323, _SANE or _FTP")
+	}
+	return e
+}
+
+// carrierOrNone is carrier for those who cannot skip.
+func (s *side) carrierOrNone(c *Conn, port uint16) Connection {
 	for _, helper := range []struct {
 		name string
 		l4   uint8
@@ -70,7 +78,6 @@ func (s *side) carrier(t *testing.T, c *Conn, port uint16) Connection {
 			return e
 		}
 	}
-	t.Skip("the kernel has no conntrack helper: CONFIG_NF_CONNTRACK_H323, _SANE or _FTP")
 	return Connection{}
 }
 
@@ -134,7 +141,9 @@ func TestKernelFacts(t *testing.T) {
 			e := s.shadow("", unix.IPPROTO_TCP, 1)
 			_, err := c.Get(e.Orig, 0)
 			errno(t, err, unix.ENOENT)
-			errno(t, c.SetTimeout(e.Orig, 0, 1), unix.ENOENT)
+			b := c.Begin()
+			b.Prolong(&e.Orig, 0, 1, 0)
+			errno(t, b.Do(), unix.ENOENT)
 			errno(t, c.DeleteConnection(e.Orig, 0), unix.ENOENT)
 		}},
 		{"an expectation is kept as it was written", func(t *testing.T, c *Conn, s *side) {
@@ -182,12 +191,11 @@ func TestKernelFacts(t *testing.T) {
 		}},
 		{"a master without a helper: EOPNOTSUPP", func(t *testing.T, c *Conn, s *side) {
 			master := s.shadow("", unix.IPPROTO_UDP, 50000)
-			_, err := c.Do("create", CTNew, netlink.Create|netlink.Excl, s.family, func(ae *netlink.AttributeEncoder) {
-				master.Orig.Put(ae, ctaTupleOrig)
-				master.Reply.Put(ae, ctaTupleReply)
-				ae.Uint32(ctaStatus, StatusConfirmed)
-				ae.Uint32(ctaTimeout, master.Timeout)
-			})
+			b := c.Begin()
+			b.open("create", CTNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, s.family)
+			b.out = master.Reply.put(master.Orig.put(b.out, ctaTupleOrig), ctaTupleReply)
+			b.out = putUint32(putUint32(b.out, ctaStatus, StatusConfirmed), ctaTimeout, master.Timeout)
+			err := b.Do()
 			errno(t, err, 0)
 			e := s.expectation(master.Orig, 40001)
 			errno(t, c.CreateExpectation(&e), unix.EOPNOTSUPP)

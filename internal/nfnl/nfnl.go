@@ -3,12 +3,9 @@
 package nfnl
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,21 +35,6 @@ const (
 	GroupCTDestroy = 3
 )
 
-// Conn is a netlink socket; one request is in flight at a time.
-type Conn struct{ c *netlink.Conn }
-
-// Dial opens a socket in the calling thread's network namespace.
-func Dial() (*Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
-	}
-	return &Conn{c}, nil
-}
-
-// Close closes the socket.
-func (c *Conn) Close() error { return c.c.Close() }
-
 // Error is the kernel's answer to an operation.
 type Error struct {
 	Op    string // what was asked
@@ -61,39 +43,6 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %v (%d)", e.Op, e.Errno, int(e.Errno)) }
 func (e *Error) Unwrap() error { return e.Errno }
-
-// Do sends one message and gives the kernel's answers, without their nfnetlink header. An error of the kernel's is an
-// *Error. family is AF_INET, AF_INET6 or AF_UNSPEC.
-func (c *Conn) Do(op string, message uint16, flags netlink.HeaderFlags, family uint8, attributes func(*netlink.AttributeEncoder)) ([][]byte, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.ByteOrder = binary.BigEndian
-	attributes(ae)
-	data, err := ae.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", op, err)
-	}
-	if flags&netlink.Dump != netlink.Dump {
-		flags |= netlink.Acknowledge
-	}
-	answers, err := c.c.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(message), Flags: netlink.Request | flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	})
-	if err != nil {
-		var errno unix.Errno
-		if errors.As(err, &errno) {
-			return nil, &Error{op, errno}
-		}
-		return nil, fmt.Errorf("%s: %w", op, err)
-	}
-	out := make([][]byte, 0, len(answers))
-	for _, m := range answers {
-		if len(m.Data) >= headerLen {
-			out = append(out, m.Data[headerLen:])
-		}
-	}
-	return out, nil
-}
 
 // headerLen is the length of struct nfgenmsg.
 const headerLen = 4
@@ -117,6 +66,7 @@ type Tuple struct {
 const (
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
+	ctaTupleZone  = 3 // nf_conntrack_zone.dir is this tuple's
 
 	ctaIPv4Src = 1
 	ctaIPv4Dst = 2
@@ -128,63 +78,56 @@ const (
 	ctaProtoDstPort = 3
 )
 
-// Put adds the tuple as attribute number attr.
-func (t *Tuple) Put(ae *netlink.AttributeEncoder, attr uint16) {
-	ae.Nested(attr, func(n *netlink.AttributeEncoder) error {
-		n.Nested(ctaTupleIP, func(ip *netlink.AttributeEncoder) error {
-			if t.Src.Is4() {
-				ip.Bytes(ctaIPv4Src, t.Src.AsSlice())
-				ip.Bytes(ctaIPv4Dst, t.Dst.AsSlice())
-			} else {
-				ip.Bytes(ctaIPv6Src, t.Src.AsSlice())
-				ip.Bytes(ctaIPv6Dst, t.Dst.AsSlice())
-			}
-			return nil
-		})
-		n.Nested(ctaTupleProto, func(p *netlink.AttributeEncoder) error {
-			p.Uint8(ctaProtoNum, t.Proto)
-			p.Uint16(ctaProtoSrcPort, t.SrcPort)
-			p.Uint16(ctaProtoDstPort, t.DstPort)
-			return nil
-		})
-		return nil
-	})
+// put appends the tuple as attribute number typ.
+func (t *Tuple) put(b []byte, typ uint16) []byte {
+	b, tuple := begin(b, typ)
+	b, ip := begin(b, ctaTupleIP)
+	src, dst := uint16(ctaIPv6Src), uint16(ctaIPv6Dst)
+	if t.Src.Is4() {
+		src, dst = ctaIPv4Src, ctaIPv4Dst
+	}
+	b = end(putAddr(putAddr(b, src, t.Src), dst, t.Dst), ip)
+	b, proto := begin(b, ctaTupleProto)
+	b = putUint8(b, ctaProtoNum, t.Proto)
+	b = putUint16(b, ctaProtoSrcPort, t.SrcPort)
+	b = putUint16(b, ctaProtoDstPort, t.DstPort)
+	return end(end(b, proto), tuple)
 }
 
-// parse reads a tuple's attributes. What is not an address or a port is passed over.
-func (t *Tuple) parse(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		switch ad.Type() {
+// parse reads a tuple's attributes, and the zone if the tuple is in one of its own. What is not an address or a port is
+// passed over.
+func (t *Tuple) parse(b []byte) (zone uint16, err error) {
+	*t = Tuple{}
+	a := attributes{rest: b}
+	for a.next() {
+		switch a.typ {
 		case ctaTupleIP:
-			ad.Nested(func(ip *netlink.AttributeDecoder) error {
-				for ip.Next() {
-					a, ok := netip.AddrFromSlice(ip.Bytes())
-					if !ok {
-						return errors.New("an address of a wrong length")
-					}
-					if ip.Type() == ctaIPv4Src || ip.Type() == ctaIPv6Src {
-						t.Src = a
-					} else if ip.Type() == ctaIPv4Dst || ip.Type() == ctaIPv6Dst {
-						t.Dst = a
-					}
+			ip := attributes{rest: a.value}
+			for ip.next() {
+				switch ip.typ {
+				case ctaIPv4Src, ctaIPv6Src:
+					t.Src = ip.addr()
+				case ctaIPv4Dst, ctaIPv6Dst:
+					t.Dst = ip.addr()
 				}
-				return nil
-			})
+			}
+			a.note(ip.err)
 		case ctaTupleProto:
-			ad.Nested(func(p *netlink.AttributeDecoder) error {
-				for p.Next() {
-					switch p.Type() {
-					case ctaProtoNum:
-						t.Proto = p.Uint8()
-					case ctaProtoSrcPort:
-						t.SrcPort = p.Uint16()
-					case ctaProtoDstPort:
-						t.DstPort = p.Uint16()
-					}
+			p := attributes{rest: a.value}
+			for p.next() {
+				switch p.typ {
+				case ctaProtoNum:
+					t.Proto = p.uint8()
+				case ctaProtoSrcPort:
+					t.SrcPort = p.uint16()
+				case ctaProtoDstPort:
+					t.DstPort = p.uint16()
 				}
-				return nil
-			})
+			}
+			a.note(p.err)
+		case ctaTupleZone:
+			zone = a.uint16()
 		}
 	}
-	return nil
+	return zone, a.err
 }

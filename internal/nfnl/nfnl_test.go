@@ -51,8 +51,8 @@ func TestExpectation(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := ParseExpectation(encode(t, tt.e.put))
-			if err != nil {
+			var got Expectation
+			if err := got.Parse(tt.e.put(nil)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.e, got, addresses); diff != "" {
@@ -62,15 +62,38 @@ func TestExpectation(t *testing.T) {
 	}
 }
 
+// encodeTuple writes a tuple by another implementation than put.
+func encodeTuple(ae *netlink.AttributeEncoder, attr uint16, t Tuple) {
+	ae.Nested(attr, func(n *netlink.AttributeEncoder) error {
+		n.Nested(ctaTupleIP, func(ip *netlink.AttributeEncoder) error {
+			if t.Src.Is4() {
+				ip.Bytes(ctaIPv4Src, t.Src.AsSlice())
+				ip.Bytes(ctaIPv4Dst, t.Dst.AsSlice())
+			} else {
+				ip.Bytes(ctaIPv6Src, t.Src.AsSlice())
+				ip.Bytes(ctaIPv6Dst, t.Dst.AsSlice())
+			}
+			return nil
+		})
+		n.Nested(ctaTupleProto, func(p *netlink.AttributeEncoder) error {
+			p.Uint8(ctaProtoNum, t.Proto)
+			p.Uint16(ctaProtoSrcPort, t.SrcPort)
+			p.Uint16(ctaProtoDstPort, t.DstPort)
+			return nil
+		})
+		return nil
+	})
+}
+
 // connection is all that is read of an entry.
 func connection(t testing.TB, c *Connection) []byte {
 	return encode(t, func(ae *netlink.AttributeEncoder) {
-		c.Orig.Put(ae, ctaTupleOrig)
-		c.Reply.Put(ae, ctaTupleReply)
-		if c.Master != nil {
-			c.Master.Put(ae, ctaTupleMaster)
+		encodeTuple(ae, ctaTupleOrig, c.Orig)
+		encodeTuple(ae, ctaTupleReply, c.Reply)
+		if c.Expected {
+			encodeTuple(ae, ctaTupleMaster, c.Master)
 		}
-		putZone(ae, ctaZone, c.Zone)
+		ae.Uint16(ctaZone, c.Zone)
 		ae.Uint32(ctaMark, c.Mark)
 		ae.Uint32(ctaStatus, c.Status)
 		ae.Uint32(ctaTimeout, c.Timeout)
@@ -79,7 +102,7 @@ func connection(t testing.TB, c *Connection) []byte {
 			return nil
 		})
 		for dir, s := range c.Adjust {
-			if s != nil {
+			if c.Adjusted {
 				ae.Nested(ctaSeqAdjOrig+uint16(dir), func(n *netlink.AttributeEncoder) error {
 					n.Uint32(ctaSeqAdjPos, s.Pos)
 					n.Uint32(ctaSeqAdjBefore, uint32(s.Before))
@@ -92,18 +115,17 @@ func connection(t testing.TB, c *Connection) []byte {
 }
 
 func everything() *Connection {
-	master := tuple("192.0.2.2:50000", "198.51.100.9:0")
 	return &Connection{
 		Orig: tuple("192.0.2.2:50001", "203.0.113.7:40001"), Reply: tuple("10.0.0.9:40001", "192.0.2.2:50001"),
-		Master: &master, Zone: 3, Mark: 0xabcdef01, Status: StatusExpected | StatusDstNAT, Timeout: 60, Helper: "RAS",
-		Adjust: [2]*SeqAdj{{Pos: 0xfffffff0, Before: 0, After: -2}, {Pos: 5, Before: 12, After: 24}},
+		Expected: true, Master: tuple("192.0.2.2:50000", "198.51.100.9:0"), Zone: 3, Mark: 0xabcdef01, Status: StatusExpected | StatusDstNAT, Timeout: 60, Helper: "RAS",
+		Adjusted: true, Adjust: [2]SeqAdj{{Pos: 0xfffffff0, Before: 0, After: -2}, {Pos: 5, Before: 12, After: 24}},
 	}
 }
 
 func TestParse(t *testing.T) {
 	want := everything()
-	got, err := Parse(connection(t, want))
-	if err != nil {
+	var got Connection
+	if err := got.Parse(connection(t, want)); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(*want, got, addresses); diff != "" {
@@ -132,11 +154,12 @@ func TestParseBad(t *testing.T) {
 				})
 				return nil
 			})
-		}), "wrong length"},
+		}), "of a wrong length"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if c, err := Parse(tt.b); err == nil || !strings.Contains(err.Error(), tt.want) {
+			var c Connection
+			if err := c.Parse(tt.b); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%+v, error %v, want %q", c, err, tt.want)
 			}
 		})
@@ -157,13 +180,28 @@ func TestErrors(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(connection(f, everything()))
 	e := Expectation{Tuple: tuple("192.0.2.2:0", "198.51.100.9:1"), NAT: true, Function: "x"}
-	f.Add(encode(f, e.put))
+	f.Add(e.put(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := Parse(b); err == nil && !(c.Orig.Src.IsValid() && c.Reply.Dst.IsValid()) {
+		var c Connection
+		if err := c.Parse(b); err == nil && !(c.Orig.Src.IsValid() && c.Reply.Dst.IsValid()) {
 			t.Errorf("no error, no addresses: %+v", c)
 		}
-		if e, err := ParseExpectation(b); err == nil && len(e.Function) > len(b) {
-			t.Errorf("read more than there is: %+v", e)
+		var e, again Expectation
+		if e.Parse(b) == nil && e.Tuple.Src.IsValid() && e.Tuple.Dst.IsValid() && e.Tuple.Src.Is4() == e.Tuple.Dst.Is4() {
+			if len(e.Function) > len(b) {
+				t.Errorf("read more than there is: %+v", e)
+			}
+			e.Master, e.Mask = e.Tuple, e.Tuple
+			if e.NATTuple = (Tuple{}); e.NAT {
+				e.NATTuple = e.Tuple
+			}
+			if err := again.Parse(e.put(nil)); err != nil || again != e {
+				t.Errorf("written and read again: %+v, error %v, want %+v", again, err, e)
+			}
+		}
+		var h HelperObject
+		if h.parse(b) == nil && len(h.Name) > len(b) {
+			t.Errorf("read more than there is: %+v", h)
 		}
 	})
 }

@@ -1,0 +1,206 @@
+package nfnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is a netlink socket with kept buffers. It is for one goroutine.
+type Conn struct {
+	s     *socket
+	seq   uint32
+	batch Batch
+}
+
+// Dial opens a socket in the calling thread's network namespace.
+func Dial() (*Conn, error) {
+	s, err := openSocket()
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{s: s, seq: uint32(os.Getpid())}
+	c.batch.c = c
+	return c, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() error { return c.s.close() }
+
+// Begin gives the socket's batch, empty. The one before is no more.
+func (c *Conn) Begin() *Batch {
+	b := &c.batch
+	b.out, b.ops = b.out[:0], b.ops[:0]
+	return b
+}
+
+// Batch is messages that leave together. The kernel carries them out in their order, each by itself, and has answered
+// when Do returns. A batch that succeeds allocates nothing.
+type Batch struct {
+	c   *Conn
+	out []byte
+	ops []op
+}
+
+// op is one message.
+type op struct {
+	name     string
+	start    int // in Batch.out
+	answered bool
+	errno    unix.Errno
+	failed   error
+	into     *Connection // what is asked for
+}
+
+// ErrUnanswered says that the answer to an operation was lost (the socket's buffer was full), or that the kernel gave
+// none: it may have been carried out or not.
+var ErrUnanswered = errors.New("the kernel's answer is missing")
+
+// open begins a message.
+func (b *Batch) open(name string, message, flags uint16, family uint8) {
+	b.ops = append(b.ops, op{name: name, start: len(b.out)})
+	b.out = appendHeader(b.out, message, flags|unix.NLM_F_REQUEST, family)
+}
+
+// appendHeader appends struct nlmsghdr, whose length and sequence number are not known yet, and struct nfgenmsg.
+func appendHeader(b []byte, message, flags uint16, family uint8) []byte {
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = binary.NativeEndian.AppendUint16(b, message)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	return append(b, family, unix.NFNETLINK_V0, 0, 0)
+}
+
+// Len is how many messages there are.
+func (b *Batch) Len() int { return len(b.ops) }
+
+// Errno is the kernel's answer to message i; 0: done.
+func (b *Batch) Errno(i int) unix.Errno { return b.ops[i].errno }
+
+// Err is what became of message i: nil, an *Error with the kernel's answer, or another.
+func (b *Batch) Err(i int) error {
+	o := &b.ops[i]
+	switch {
+	case o.errno != 0:
+		return &Error{o.name, o.errno}
+	case o.failed != nil:
+		return fmt.Errorf("%s: %w", o.name, o.failed)
+	case !o.answered:
+		return fmt.Errorf("%s: %w", o.name, ErrUnanswered)
+	}
+	return nil
+}
+
+// Do sends the messages and takes all answers. The error is the first message's that failed.
+func (b *Batch) Do() error {
+	for first := 0; first < len(b.ops); first += slots {
+		last := min(first+slots, len(b.ops))
+		if err := b.exchange(first, last); err != nil {
+			for i := first; i < len(b.ops); i++ {
+				if o := &b.ops[i]; !o.answered {
+					o.failed = err
+				}
+			}
+			break
+		}
+	}
+	for i := range b.ops {
+		if o := &b.ops[i]; o.errno != 0 || o.failed != nil || !o.answered {
+			return b.Err(i)
+		}
+	}
+	return nil
+}
+
+// exchange sends the messages first to last in one system call. The kernel works on them before that returns
+// (netlink_unicast_kernel), so that all answers are there.
+func (b *Batch) exchange(first, last int) error {
+	from, to := b.ops[first].start, len(b.out)
+	if last < len(b.ops) {
+		to = b.ops[last].start
+	}
+	base := b.c.seq + 1
+	for i := first; i < last; i++ {
+		next := to
+		if i+1 < last {
+			next = b.ops[i+1].start
+		}
+		header := b.out[b.ops[i].start:]
+		binary.NativeEndian.PutUint32(header, uint32(next-b.ops[i].start))
+		b.c.seq++
+		binary.NativeEndian.PutUint32(header[8:], b.c.seq)
+	}
+	if _, err := unix.Write(b.c.s.fd, b.out[from:to]); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	for missing := last - first; missing > 0; {
+		n, err := b.c.s.receive(missing)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil // nothing more will come
+		case errors.Is(err, unix.ENOBUFS):
+			continue // what is missing stays unanswered
+		case err != nil:
+			return fmt.Errorf("receive: %w", err)
+		}
+		for i := range n {
+			data, whole := b.c.s.datagram(i)
+			missing -= b.take(b.ops[first:last], base, data, whole)
+		}
+	}
+	return nil
+}
+
+// take reads the answers in a datagram to ops, the first of which has the sequence number base. It says how many ops
+// are answered by it.
+func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) (answered int) {
+	for m := (messages{rest: data}); m.next(); {
+		at := m.seq - base
+		if at >= uint32(len(ops)) || ops[at].answered { // of something that was given up before
+			continue
+		}
+		o := &ops[at]
+		switch {
+		case m.typ == unix.NLMSG_ERROR && len(m.data) >= 4:
+			o.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(m.data)))
+		case !whole:
+			o.failed = errTruncated
+		case o.into != nil && m.typ == CTNew && len(m.data) >= headerLen:
+			o.failed = o.into.Parse(m.data[headerLen:])
+		default:
+			continue
+		}
+		o.answered = true
+		answered++
+	}
+	return answered
+}
+
+var errTruncated = errors.New("the kernel's answer is longer than expected")
+
+// messages goes through netlink messages in place.
+type messages struct {
+	rest []byte
+	typ  uint16
+	seq  uint32
+	data []byte // behind struct nlmsghdr
+}
+
+func (m *messages) next() bool {
+	if len(m.rest) < unix.SizeofNlMsghdr {
+		return false
+	}
+	n := int(binary.NativeEndian.Uint32(m.rest))
+	if n < unix.SizeofNlMsghdr {
+		return false
+	}
+	n = min(n, len(m.rest)) // of a truncated one
+	m.typ = binary.NativeEndian.Uint16(m.rest[4:])
+	m.seq = binary.NativeEndian.Uint32(m.rest[8:])
+	m.data = m.rest[unix.SizeofNlMsghdr:n]
+	m.rest = m.rest[min((n+3)&^3, len(m.rest)):]
+	return true
+}

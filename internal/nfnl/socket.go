@@ -1,0 +1,108 @@
+package nfnl
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	slots      = 32       // messages that one system call receives, and that one sends, at most
+	slotLen    = 4 << 10  // more than the longest entry; a longer one is noticed
+	sendBuffer = 64 << 10 // bytes; the kernel refuses a longer send
+)
+
+// mmsghdr is struct mmsghdr.
+type mmsghdr struct {
+	unix.Msghdr
+	n uint32
+}
+
+// socket is a netlink socket to netfilter with kept buffers, for raw system calls.
+type socket struct {
+	fd      int
+	headers [slots]mmsghdr
+	vectors [slots]unix.Iovec
+	names   [slots]unix.RawSockaddrNetlink
+	buffers []byte // slots of slotLen bytes
+}
+
+// openSocket opens one in the calling thread's network namespace. It is connected to the kernel, which takes messages
+// of others away from it.
+func openSocket() (*socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+	}
+	s := &socket{fd: fd, buffers: make([]byte, slots*slotLen)}
+	kernel := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	err = unix.Bind(fd, kernel)
+	if err == nil {
+		err = unix.Connect(fd, kernel)
+	}
+	if err == nil { // an answer need not repeat what was asked
+		err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open a netfilter netlink socket: %w", err), unix.Close(fd))
+	}
+	for i := range s.headers {
+		s.vectors[i].Base = &s.buffers[i*slotLen]
+		s.vectors[i].SetLen(slotLen)
+		h := &s.headers[i]
+		h.Name = (*byte)(unsafe.Pointer(&s.names[i]))
+		h.Iov = &s.vectors[i]
+		h.SetIovlen(1)
+	}
+	return s, nil
+}
+
+// readBuffer sets how many bytes may wait in the socket.
+func (s *socket) readBuffer(n int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n))
+}
+
+func (s *socket) close() error { return unix.Close(s.fd) }
+
+// receive takes up to most messages without waiting; datagram gives them. Errors: EAGAIN, ENOBUFS (some were lost before
+// the next) and what else recvmmsg has.
+func (s *socket) receive(most int) (int, error) {
+	most = min(most, slots)
+	for i := range most {
+		s.headers[i].Namelen = unix.SizeofSockaddrNetlink
+	}
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[0])), uintptr(most),
+			unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+			continue
+		}
+		return 0, errno
+	}
+}
+
+// datagram is what receive took, or nil if it is not the kernel's; whole says that nothing of it is missing.
+func (s *socket) datagram(i int) (b []byte, whole bool) {
+	h := &s.headers[i]
+	if h.Namelen != unix.SizeofSockaddrNetlink || s.names[i].Pid != 0 {
+		return nil, true
+	}
+	n := min(int(h.n), slotLen)
+	return s.buffers[i*slotLen:][:n:n], h.Flags&unix.MSG_TRUNC == 0
+}
+
+// wait waits for something to receive, for a second at most.
+func (s *socket) wait() error {
+	ready := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(ready, 1000)
+	if err == nil && n == 0 {
+		err = unix.ETIMEDOUT
+	}
+	return err
+}
