@@ -7,7 +7,7 @@ import "iter"
 // for what is not there.
 func (e *Engine) Connections() iter.Seq[Conn] {
 	return func(yield func(Conn) bool) {
-		for f := e.oldest; f != nil; f = f.newer {
+		for _, f := range e.flows.byAge() {
 			c := Conn{
 				Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Zone: f.zone, Mark: f.mark, Adjustable: f.adjustable,
 			}

@@ -22,21 +22,19 @@ type Engine struct {
 	lookup  func(helpers.Transport, helpers.Tuple) (Conn, error)
 	record  func(*Event)
 
-	flows          map[key]*flow // each by both its keys
-	count          int           // flows
-	newest, oldest *flow
-	sessions       map[uint64]*session
-	pairs          map[pair]*session
-	entries        map[expect.ID]*entry
-	ends           map[end]*entry // by where it is seen
-	peers          map[netip.Addr]*peer
-	sweep          int // peers at which those that say nothing are thrown away
-	pending        int
-	mappings       int // entries
-	memory         int // stream bytes that are kept
-	tickets        map[Ticket]*job
-	timers         timers
-	last           names
+	flows    table
+	sessions []*session
+	pairs    map[pair]*session
+	entries  map[expect.ID]*entry
+	ends     map[end]*entry // by where it is seen
+	peers    map[netip.Addr]*peer
+	sweep    int // peers at which those that say nothing are thrown away
+	pending  int
+	mappings int // entries
+	memory   int // stream bytes that are kept
+	tickets  map[Ticket]*job
+	timers   timers
+	last     names
 
 	now        time.Time // of the newest packet or Tick
 	cause      cause
@@ -66,7 +64,7 @@ type port struct {
 // New makes an engine. An error names the helper that breaks the contract (two helpers on a port, a name too long).
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{
-		flows: map[key]*flow{}, sessions: map[uint64]*session{}, pairs: map[pair]*session{},
+		flows: newTable(), pairs: map[pair]*session{},
 		entries: map[expect.ID]*entry{}, ends: map[end]*entry{}, peers: map[netip.Addr]*peer{},
 		tickets: map[Ticket]*job{},
 		stats:   Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
@@ -110,13 +108,13 @@ func (e *Engine) handle(p *Packet) {
 	if p.Conn != nil {
 		f.mark = p.Conn.Mark
 	}
-	e.recent(f)
-	if f.closed {
+	e.flows.touch(f)
+	if f.closed() {
 		e.pass(f, dir, p.ID, &v)
 		return
 	}
 	if s := f.session; s.job != nil {
-		if len(s.queue) == maxQueue {
+		if len(s.queue()) == maxQueue {
 			e.overtake(f, dir, p, &v)
 			return
 		}
@@ -126,7 +124,7 @@ func (e *Engine) handle(p *Packet) {
 			c := *p.Conn
 			q.Conn = &c
 		}
-		s.queue = append(s.queue, q)
+		s.more().queue = append(s.queue(), q)
 		return
 	}
 	e.cause = cause{packet: p.ID, time: p.Time, dir: dir}
@@ -135,6 +133,7 @@ func (e *Engine) handle(p *Packet) {
 	} else {
 		e.segment(f, dir, p, &v)
 	}
+	f.slim()
 }
 
 // overtake lets a packet go before those that wait for their session: they are too many. Its bytes are read in their
@@ -148,7 +147,7 @@ func (e *Engine) overtake(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 			if v.Flags()&packet.FIN != 0 && !d.finished {
 				d.fin, d.finished = end, true
 			}
-			e.keep(d, chunk{seq: seq, ack: v.Ack(), acks: v.Flags()&packet.ACK != 0, data: data})
+			e.keep(f, dir, chunk{seq: seq, ack: v.Ack(), acks: v.Flags()&packet.ACK != 0, data: data})
 			d.release(end)
 		}
 	}
@@ -175,6 +174,7 @@ func (e *Engine) Resume(t Ticket, answers []error) *Step {
 	if s.job == nil {
 		e.pump(f)
 		e.settle(f)
+		f.slim()
 		e.finish(f)
 		e.drain(s)
 	}
@@ -198,11 +198,12 @@ func (e *Engine) takeBack(j *job, answers []error) {
 
 // drain handles the packets that waited for a session, until it waits again.
 func (e *Engine) drain(s *session) {
-	for s.job == nil && len(s.queue) > 0 {
-		p := s.queue[0]
-		s.queue[0] = Packet{}
-		if s.queue = s.queue[1:]; len(s.queue) == 0 {
-			s.queue = nil
+	for s.job == nil && len(s.queue()) > 0 {
+		x := s.extra
+		p := x.queue[0]
+		x.queue[0] = Packet{}
+		if x.queue = x.queue[1:]; len(x.queue) == 0 {
+			x.queue = nil
 		}
 		e.handle(&p)
 	}
@@ -215,7 +216,7 @@ func (e *Engine) finish(f *flow) {
 	case !f.idle():
 	case f.ended:
 		e.drop(f)
-	case !f.closed && f.dirs[0].ended && f.dirs[1].ended:
+	case !f.closed() && f.dirs[0].ended && f.dirs[1].ended:
 		e.close(f)
 	}
 }
@@ -281,8 +282,8 @@ func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now
 	e.cause = cause{time: now}
 	for _, z := range [2]uint16{zone, 0} { // the keys have the zone only if the queue tells it
 		k := pack(t, orig.Turned(), z)
-		f := e.flows[k]
-		if f == nil || f.seen[helpers.Reply] != k || f.zone != zone {
+		f, dir := e.flows.find(&k)
+		if f == nil || dir != helpers.Reply || f.zone != zone {
 			continue
 		}
 		if !f.idle() {
@@ -376,16 +377,17 @@ func (e *Engine) releaseAll() {
 			e.abandon(j)
 		}
 	}
-	for f := e.oldest; f != nil; f = f.newer {
+	for f := range e.flows.all() {
 		for dir := range f.dirs {
 			e.heldOut(f, helpers.Dir(dir))
 		}
-		for i := range f.wait {
-			f.dirs[f.wait[i].dir].release(f.wait[i].end)
+		for _, w := range f.waiting() {
+			f.dirs[w.dir].release(w.end)
 		}
 		e.leave(f)
-		if !f.closed {
-			e.timers.clear(&f.timer)
+		if !f.closed() && f.extra != nil {
+			e.timers.clear(&f.extra.timer)
+			f.slim()
 		}
 	}
 }
@@ -420,7 +422,7 @@ func (e *Engine) abandon(j *job) {
 	e.cause = j.cause
 	e.conclude(j)
 	e.settle(f)
-	for _, p := range s.queue {
+	for _, p := range s.queue() {
 		var v packet.View
 		if v.Decode(p.Data) != nil {
 			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
@@ -431,18 +433,16 @@ func (e *Engine) abandon(j *job) {
 			zone = p.Conn.Zone
 		}
 		k := pack(v.Transport(), v.Tuple(), zone)
-		of := e.flows[k]
+		of, dir := e.flows.find(&k)
 		if of == nil {
 			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
 			continue
 		}
-		dir := helpers.Original
-		if of.seen[0] != k {
-			dir = helpers.Reply
-		}
 		e.overtake(of, dir, &p, &v)
 	}
-	s.queue = nil
+	if s.extra != nil {
+		s.extra.queue = nil
+	}
 	e.finish(f)
 	e.maybeOver(s)
 }
@@ -452,9 +452,8 @@ func (e *Engine) Stop(now time.Time) *Step {
 	e.begin(now)
 	e.cause = cause{time: now}
 	e.releaseAll()
-	for _, id := range slices.Sorted(maps.Keys(e.sessions)) {
-		s := e.sessions[id]
-		for _, x := range slices.Clone(s.entries) {
+	for _, s := range e.inOrder() {
+		for _, x := range slices.Clone(s.entries()) {
 			if x.pending && x.asked {
 				e.request(Request{Remove: x.id})
 			}
@@ -464,11 +463,9 @@ func (e *Engine) Stop(now time.Time) *Step {
 			e.request(Request{Forget: s.id})
 		}
 	}
-	clear(e.flows)
-	clear(e.sessions)
 	clear(e.pairs)
 	clear(e.peers)
-	e.newest, e.oldest, e.count, e.timers, e.memory, e.ticking = nil, nil, 0, nil, 0, false
+	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, nil, 0, false
 	return &e.step
 }
 
@@ -476,7 +473,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 func (e *Engine) Stats() Stats {
 	s := e.stats
 	s.Refused, s.Errors = maps.Clone(s.Refused), maps.Clone(s.Errors)
-	s.Flows, s.Sessions, s.Pending = e.count, len(e.sessions), e.pending
+	s.Flows, s.Sessions, s.Pending = e.flows.count, len(e.sessions), e.pending
 	return s
 }
 

@@ -48,15 +48,16 @@ func (e *Engine) insert(x entry) *entry {
 	e.index(n)
 	e.mappings++
 	s := n.session
-	s.entries = append(s.entries, n)
-	if len(s.entries) > maxIdle {
+	own := s.more()
+	own.entries = append(own.entries, n)
+	if len(own.entries) > maxIdle {
 		idle := 0
-		for _, o := range s.entries {
+		for _, o := range own.entries {
 			if !o.pending && o != n {
 				idle++
 			}
 		}
-		for _, o := range slices.Clone(s.entries) {
+		for _, o := range slices.Clone(own.entries) {
 			if idle > maxIdle && !o.pending && o != n && !o.planned() {
 				e.forget(o)
 				idle--
@@ -153,14 +154,15 @@ func (e *Engine) forget(x *entry) {
 	e.timers.clear(&x.timer)
 	e.unindex(x)
 	e.mappings--
-	x.session.entries = slices.DeleteFunc(x.session.entries, func(o *entry) bool { return o == x })
+	own := x.session.extra
+	own.entries = slices.DeleteFunc(own.entries, func(o *entry) bool { return o == x })
 }
 
 // known is the entry of the same end point: pending in the session, or of the same group in its family.
 func (s *session) known(x *entry) *entry {
 	var found *entry
-	for _, o := range s.family.sessions {
-		for _, y := range o.entries {
+	for o := range s.family() {
+		for _, y := range o.entries() {
 			if y.said.Transport != x.said.Transport || y.to != x.to || y.said.Owner != x.said.Owner {
 				continue
 			}
@@ -177,13 +179,13 @@ func (s *session) known(x *entry) *entry {
 	return found
 }
 
-// cancel takes back a group of a family.
-func (e *Engine) cancel(fam *family, g helpers.Group, why Reason) {
+// cancel takes back a group of a session's family.
+func (e *Engine) cancel(of *session, g helpers.Group, why Reason) {
 	if g.ID == 0 {
 		return
 	}
-	for _, s := range slices.Clone(fam.sessions) {
-		for _, x := range slices.Clone(s.entries) {
+	for _, s := range slices.Collect(of.family()) {
+		for _, x := range slices.Clone(s.entries()) {
 			if !within(x.said.Group, g) {
 				continue
 			}
@@ -274,7 +276,7 @@ func (x *entry) following() netip.AddrPort {
 
 // partner is the other half of a pair.
 func (x *entry) partner() *entry {
-	for _, y := range x.session.entries {
+	for _, y := range x.session.entries() {
 		if y != x && x.pairs(y) {
 			return y
 		}

@@ -39,8 +39,8 @@ func (s *session) class(i uint8) string {
 // note records a note and keeps it for the connection that is still to come.
 func (e *Engine) note(s *session, f *flow, n helpers.Note) {
 	if n.Group.ID != 0 {
-		for _, o := range s.family.sessions {
-			for _, x := range o.entries {
+		for o := range s.family() {
+			for _, x := range o.entries() {
 				if within(x.said.Group, n.Group) {
 					x.note = n.Text
 				}

@@ -11,38 +11,88 @@ import (
 // lingers is how long the journal of a closed flow is kept for late copies, if conntrack does not end the flow before.
 const lingers = 120 * time.Second
 
-// flow is a connection that a session reads.
+// flow is a connection that a session reads. There may be a million: what few flows have at a time is in extra. What
+// every packet needs comes first.
 type flow struct {
-	id           helpers.FlowID
-	seen         [2]key // the tuple of a packet, as seen behind NAT, by direction
-	session      *session
-	newer, older *flow // in the order of the last packet
-	announced    *helpers.Expectation
-	dirs         [2]direction
-	nat          *rewriting // nil: not under NAT
-	wait         []waiting
-	mark         uint32
-	zone         uint16 // of conntrack; the keys have it only if the queue tells it
-	late         bool   // its beginning was not seen
-	missed       bool   // late without an excuse: it may announce nothing
-	adjustable   bool
-	closed       bool // no session reads it any more
-	ended        bool // to be ended once its session is not busy
-	gone         bool // out of the table
-	timer        timer
+	key        key        // what packets of the original direction show
+	session    *session   // nil: closed, no session reads it any more
+	nat        *rewriting // nil: not under NAT
+	extra      *extra     // nil: there is nothing of it
+	dirs       [2]direction
+	last       uint64 // when it had a packet; see table.touch
+	id         helpers.FlowID
+	place      uint32 // in the table
+	mark       uint32
+	zone       uint16 // of conntrack; the keys have it only if the queue tells it
+	live       bool   // in the table
+	late       bool   // its beginning was not seen
+	missed     bool   // late without an excuse: it may announce nothing
+	adjustable bool
+	ended      bool // to be ended once its session is not busy
 }
 
 // rewriting is what a flow under NAT has in addition.
 type rewriting struct {
+	reply    key // what packets of the reply direction show
 	journals [2]journal
 }
 
-// The keys are the tuples as packets behind NAT show them: the original direction is seen as the reply tuple turned,
-// the reply direction as the original one turned.
-func (f *flow) orig() helpers.Tuple  { return f.seen[helpers.Reply].tuple().Turned() }
-func (f *flow) reply() helpers.Tuple { return f.seen[helpers.Original].tuple().Turned() }
+// extra is what a flow has for a while: bytes and packets that wait, an end that is near. An announced flow keeps it.
+type extra struct {
+	announced *helpers.Expectation
+	streams   [2]stream
+	wait      []waiting
+	timer     timer
+}
 
-func (f *flow) transport() helpers.Transport { return f.seen[0].transport }
+// more gives the flow an extra.
+func (f *flow) more() *extra {
+	if f.extra == nil {
+		f.extra = &extra{}
+		f.extra.timer.flow = f
+	}
+	return f.extra
+}
+
+// slim takes the flow's extra away if there is nothing in it.
+func (f *flow) slim() {
+	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && x.streams[0].empty() &&
+		x.streams[1].empty() {
+		f.extra = nil
+	}
+}
+
+// closed tells that no session reads the flow any more.
+func (f *flow) closed() bool { return f.session == nil }
+
+// waiting are the packets whose verdicts are not given yet.
+func (f *flow) waiting() []waiting {
+	if f.extra == nil {
+		return nil
+	}
+	return f.extra.wait
+}
+
+// seen is what packets of a direction show behind NAT: the original direction is seen as the reply tuple turned, the
+// reply direction as the original one turned.
+func (f *flow) seen(dir helpers.Dir) key {
+	switch {
+	case dir == helpers.Original:
+		return f.key
+	case f.nat != nil:
+		return f.nat.reply
+	}
+	return f.key.turned()
+}
+
+func (f *flow) orig() helpers.Tuple {
+	k := f.seen(helpers.Reply)
+	return k.tuple().Turned()
+}
+
+func (f *flow) reply() helpers.Tuple { return f.key.tuple().Turned() }
+
+func (f *flow) transport() helpers.Transport { return f.key.transport }
 
 // seenAs are the keys of a connection's packets; zone is 0 where the queue does not tell it.
 func seenAs(c *Conn, zone uint16) [2]key {
@@ -56,12 +106,8 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 		zone = p.Conn.Zone
 	}
 	k := pack(v.Transport(), v.Tuple(), zone)
-	f := e.flows[k]
+	f, dir := e.flows.find(&k)
 	if f != nil {
-		dir := helpers.Original
-		if k != f.seen[0] {
-			dir = helpers.Reply
-		}
 		if !e.replaced(f, dir, p.Conn, zone, v) {
 			return f, dir
 		}
@@ -77,7 +123,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 	if f = e.open(&c, zone, v, p.ID); f == nil {
 		return nil, 0
 	}
-	if k != f.seen[0] {
+	if k != f.key {
 		return f, helpers.Reply
 	}
 	return f, helpers.Original
@@ -85,7 +131,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 
 // replaced tells whether the packet is of another connection than f, with the same tuple.
 func (e *Engine) replaced(f *flow, dir helpers.Dir, c *Conn, zone uint16, v *packet.View) bool {
-	if c != nil && seenAs(c, zone) != f.seen {
+	if c != nil && seenAs(c, zone) != [2]key{f.key, f.seen(helpers.Reply)} {
 		return true
 	}
 	if v.Transport() != helpers.TCP || v.Flags()&packet.SYN == 0 || v.Flags()&packet.RST != 0 {
@@ -129,12 +175,12 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		return nil
 	}
 	e.last.Flow++
-	f := &flow{
-		id: helpers.FlowID(e.last.Flow), seen: seenAs(c, zone), mark: c.Mark, zone: c.Zone,
-		adjustable: c.Adjustable,
-	}
-	if c.Orig != c.Reply.Turned() {
-		f.nat = &rewriting{}
+	seen := seenAs(c, zone)
+	f := e.flows.take()
+	f.id, f.key, f.mark, f.zone = helpers.FlowID(e.last.Flow), seen[helpers.Original], c.Mark, c.Zone
+	f.adjustable = c.Adjustable
+	if seen[helpers.Reply] != f.key.turned() {
+		f.nat = &rewriting{reply: seen[helpers.Reply]}
 		for dir := range f.nat.journals {
 			f.nat.journals[dir].found(c.Adjust[dir])
 		}
@@ -146,26 +192,31 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		f.late = v.Flags()&packet.SYN == 0
 	}
 	f.missed = f.late && !c.Existing && !e.overflowed
-	f.timer.flow = f
 	if by != nil {
 		said := by.said
-		f.announced = &said
+		f.more().announced = &said
 	}
 	if f.session = e.sessionFor(h, f, by); f.session == nil {
+		e.flows.giveBack(f)
 		return nil
 	}
 	f.session.flows++
-	for _, k := range f.seen { // what had one of the two is another connection
-		if old := e.flows[k]; old != nil && old.idle() {
+	for i := range seen { // what had one of the two is another connection
+		if old, _ := e.flows.find(&seen[i]); old != nil && old.idle() {
 			e.drop(old)
 		} else if old != nil {
 			old.ended = true
+			e.flows.hide(old, &seen[i])
 		}
 	}
-	e.flows[f.seen[0]], e.flows[f.seen[1]] = f, f
-	e.count++
-	e.recent(f)
-	for e.count > e.limits.Flows && e.forgetOldest(f) {
+	e.flows.enter(f)
+	e.flows.touch(f)
+	for e.flows.count > e.limits.Flows {
+		idle := e.flows.idlest(f)
+		if idle == nil {
+			break
+		}
+		e.drop(idle)
 	}
 	return f
 }
@@ -185,75 +236,32 @@ func (e *Engine) reader(c *Conn) (*helper, *entry) {
 	return e.ports[port{c.Transport, c.Reply.Src.Port()}], nil
 }
 
-// recent makes f the flow with the newest packet.
-func (e *Engine) recent(f *flow) {
-	if e.newest == f {
-		return
-	}
-	e.unlink(f)
-	if f.older = e.newest; e.newest != nil {
-		e.newest.newer = f
-	}
-	if e.newest = f; e.oldest == nil {
-		e.oldest = f
-	}
-}
-
-func (e *Engine) unlink(f *flow) {
-	if f.newer != nil {
-		f.newer.older = f.older
-	} else if e.newest == f {
-		e.newest = f.older
-	}
-	if f.older != nil {
-		f.older.newer = f.newer
-	} else if e.oldest == f {
-		e.oldest = f.newer
-	}
-	f.newer, f.older = nil, nil
-}
-
-// forgetOldest drops the flow that was silent longest, but not keep; false: all others wait for answers.
-func (e *Engine) forgetOldest(keep *flow) bool {
-	for f := e.oldest; f != nil; f = f.newer {
-		if f != keep && f.idle() {
-			e.drop(f)
-			return true
-		}
-	}
-	return false
-}
-
-// drop takes a flow out of the table, after closing it.
+// drop takes a flow out of the table, after closing it. f is of no use afterwards: another flow may get its place.
 func (e *Engine) drop(f *flow) {
-	if f.gone {
+	if !f.live {
 		return
 	}
 	e.close(f)
-	f.gone = true
-	for _, k := range f.seen {
-		if e.flows[k] == f {
-			delete(e.flows, k)
-		}
+	if f.extra != nil {
+		e.timers.clear(&f.extra.timer)
 	}
-	e.unlink(f)
-	e.timers.clear(&f.timer)
-	e.count--
+	e.flows.remove(f)
 }
 
 // close ends the reading of a flow: what waits leaves, its session has one flow less. The journal stays.
 func (e *Engine) close(f *flow) {
-	if f.closed {
+	if f.closed() {
 		return
 	}
 	for dir := range f.dirs {
-		e.lose(&f.dirs[dir])
+		e.lose(f, helpers.Dir(dir))
 		e.heldOut(f, helpers.Dir(dir))
 	}
 	e.leave(f)
-	f.closed = true
 	s := f.session
-	f.session, f.announced = nil, nil
-	e.timers.set(&f.timer, e.now.Add(lingers))
+	f.session = nil
+	x := f.more()
+	x.announced = nil
+	e.timers.set(&x.timer, e.now.Add(lingers))
 	e.leftBy(s, f)
 }

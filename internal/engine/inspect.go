@@ -7,7 +7,10 @@ import (
 	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
-const defaultBacklog = 4096 // helpers.Helper.Backlog
+const (
+	defaultBacklog = 4096    // helpers.Helper.Backlog
+	maxSkip        = 1 << 31 // bytes that a session may skip unread: as far as sequence numbers can be compared
+)
 
 // inspect gives the session the next bytes of a stream, or word of a loss or of the end.
 func (e *Engine) inspect(f *flow, dir helpers.Dir, data []byte, end bool) {
@@ -18,23 +21,22 @@ func (e *Engine) inspect(f *flow, dir helpers.Dir, data []byte, end bool) {
 		d.release(d.next)
 		return
 	}
-	if n := min(d.skip, len(data)); n > 0 {
-		data, d.skip = data[n:], d.skip-n
+	if n := min(int(d.skip), len(data)); n > 0 {
+		data, d.skip = data[n:], d.skip-uint32(n)
 	}
 	if len(data) == 0 && !d.lost && !end {
 		d.release(d.next)
 		return
 	}
 	if d.lost {
-		e.memory -= len(d.kept)
-		d.kept = nil
+		e.setKept(f, dir, nil)
 		d.release(d.next - uint32(len(data)))
 	}
 	all := data
-	if len(d.kept) > 0 {
-		d.kept = append(d.kept, data...)
+	if kept := f.kept(dir); len(kept) > 0 {
+		all = append(kept, data...)
+		f.extra.streams[dir].kept = all
 		e.memory += len(data)
-		all = d.kept
 	}
 	j := e.newJob(f, dir)
 	j.base = d.next - uint32(len(all))
@@ -63,7 +65,8 @@ func (e *Engine) datagram(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		if f.nat != nil {
 			w.data = append([]byte(nil), p.Data...)
 		}
-		f.wait = append(f.wait, w)
+		x := f.more()
+		x.wait = append(x.wait, w)
 	}
 }
 
@@ -75,9 +78,9 @@ func (e *Engine) look(j *job) {
 	if j.udp {
 		j.out.Consumed, j.out.Hold = n, 0
 	}
-	if out := &j.out; out.Consumed < 0 || out.Hold < 0 || out.Hold > max(0, n-out.Consumed) {
+	if out := &j.out; out.Consumed < 0 || out.Consumed-n > maxSkip || out.Hold < 0 || out.Hold > max(0, n-out.Consumed) {
 		e.tellError(f, j.dir, ErrorContract, e.offset(j, 0), "consumed or held bytes that are not there")
-		out.Consumed = max(0, out.Consumed)
+		out.Consumed = min(max(0, out.Consumed), n+maxSkip)
 		out.Hold = 0
 	}
 	j.consumed = min(n, j.out.Consumed)
@@ -87,7 +90,7 @@ func (e *Engine) look(j *job) {
 		if len(j.out.Expect) > 0 {
 			why = CancelReplaced
 		}
-		e.cancel(s.family, g, why)
+		e.cancel(s, g, why)
 	}
 	s.job = j
 	ask := false
@@ -122,12 +125,12 @@ func (e *Engine) commit(j *job) {
 		return
 	}
 	if d.locked {
-		e.memory -= len(d.kept)
-		d.kept, d.skip, d.ended = nil, 0, d.ended || j.seg.End
+		e.setKept(f, j.dir, nil)
+		d.skip, d.ended = 0, d.ended || j.seg.End
 		d.release(d.next)
 		return
 	}
-	d.skip = j.out.Consumed - j.consumed
+	d.skip = uint32(j.out.Consumed - j.consumed)
 	rest := j.seg.Data[j.consumed:]
 	backlog := f.session.helper.Backlog
 	if backlog <= 0 {
@@ -137,7 +140,7 @@ func (e *Engine) commit(j *job) {
 	if _, ok := f.session.impl.(helpers.Rewriter); !ok {
 		hold = 0 // nothing will be changed
 	}
-	if over := len(rest) > backlog; over || e.memory+len(rest)-len(d.kept) > e.limits.Memory {
+	if over := len(rest) > backlog; over || e.memory+len(rest)-len(f.kept(j.dir)) > e.limits.Memory {
 		if over {
 			e.tellError(f, j.dir, ErrorContract, e.offset(j, j.consumed), "more bytes are wanted than may be kept")
 		}
@@ -150,11 +153,6 @@ func (e *Engine) commit(j *job) {
 		}
 		rest, hold, d.ended = nil, 0, true
 	}
-	e.memory += len(rest) - len(d.kept)
-	if len(rest) == 0 {
-		d.kept = nil
-	} else {
-		d.kept = append(d.kept[:0], rest...)
-	}
+	e.setKept(f, j.dir, rest)
 	d.release(d.next - uint32(hold))
 }

@@ -46,7 +46,10 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 	out.Reset()
 	*j = job{flow: f, dir: dir, udp: f.transport() == helpers.UDP, cause: e.cause, out: out, plans: plans, edits: edits}
 	j.view = helpers.Flow{
-		ID: f.id, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Late: f.late, Announced: f.announced,
+		ID: f.id, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Late: f.late,
+	}
+	if f.extra != nil {
+		j.view.Announced = f.extra.announced
 	}
 	return j
 }
@@ -340,8 +343,8 @@ func (e *Engine) conclude(j *job) {
 	e.tellFailure(j)
 	e.commit(j)
 	s.job = nil
-	if j.udp && len(f.wait) > 0 && j.ticket != 0 {
-		f.wait[0].payload = j.changed // nothing else of the flow can wait before it
+	if wait := f.waiting(); j.udp && len(wait) > 0 && j.ticket != 0 {
+		wait[0].payload = j.changed // nothing else of the flow can wait before it
 	}
 	if j.ticket == 0 && !j.udp {
 		j.seg = helpers.Segment{}
@@ -418,8 +421,8 @@ func (t *translation) port(a, from, to netip.AddrPort, ends func(*entry) (from, 
 	if a == from {
 		return to
 	}
-	for _, s := range t.flow.session.family.sessions {
-		for _, x := range s.entries {
+	for s := range t.flow.session.family() {
+		for _, x := range s.entries() {
 			if f, b := ends(x); x.translated && f == a {
 				return b
 			}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -21,6 +22,21 @@ func pack(t helpers.Transport, tu helpers.Tuple, zone uint16) key {
 		srcPort: tu.Src.Port(), dstPort: tu.Dst.Port(),
 		zone: zone, transport: t, ipv6: tu.Src.Addr().Is6(),
 	}
+}
+
+// turned is the key of the answers, without NAT.
+func (k *key) turned() key {
+	t := *k
+	t.src, t.dst, t.srcPort, t.dstPort = k.dst, k.src, k.dstPort, k.srcPort
+	return t
+}
+
+// either is the same for both directions of a connection without NAT.
+func (k *key) either() key {
+	if c := bytes.Compare(k.src[:], k.dst[:]); c > 0 || c == 0 && k.srcPort > k.dstPort {
+		return k.turned()
+	}
+	return *k
 }
 
 func (k *key) tuple() helpers.Tuple {

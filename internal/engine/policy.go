@@ -88,7 +88,7 @@ func (e *Engine) peer(a netip.Addr) *peer {
 // room checks the limits for one more expectation and takes its token; empty: there is room.
 func (e *Engine) room(s *session, class uint8, p *peer) Reason {
 	n := 0
-	for _, x := range s.entries {
+	for _, x := range s.entries() {
 		if x.pending && x.said.Class == class {
 			n++
 		}

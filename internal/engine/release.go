@@ -27,21 +27,21 @@ type waiting struct {
 }
 
 // idle tells that no answer is awaited before packets of f may leave.
-func (f *flow) idle() bool { return f.closed || f.session.job == nil }
+func (f *flow) idle() bool { return f.closed() || f.session.job == nil }
 
 // decided tells whether all bytes of w are as they will leave.
 func (f *flow) decided(w *waiting) bool {
 	d := &f.dirs[w.dir]
-	return f.nat == nil || f.closed || w.bare || d.ended || ahead(w.end, d.released) <= 0
+	return f.nat == nil || f.closed() || w.bare || d.ended || ahead(w.end, d.released) <= 0
 }
 
 // settle lets go the packets that are decided, in the order of their arrival, and those that waited in vain.
 func (e *Engine) settle(f *flow) {
-	if !f.idle() {
+	if !f.idle() || len(f.waiting()) == 0 {
 		return
 	}
 	e.letGo(f)
-	if len(f.wait) == 0 {
+	if len(f.waiting()) == 0 {
 		return
 	}
 	for dir := range f.dirs {
@@ -52,15 +52,15 @@ func (e *Engine) settle(f *flow) {
 		}
 	}
 	e.letGo(f)
-	if len(f.wait) > maxWaiting {
-		e.stats.HeldOut += uint64(len(f.wait))
-		for i := range f.wait {
-			f.dirs[f.wait[i].dir].release(f.wait[i].end)
+	if wait := f.waiting(); len(wait) > maxWaiting {
+		e.stats.HeldOut += uint64(len(wait))
+		for i := range wait {
+			f.dirs[wait[i].dir].release(wait[i].end)
 		}
 		e.letGo(f)
 	}
-	if len(f.wait) > 0 {
-		e.timers.set(&f.timer, f.wait[0].time.Add(e.limits.HoldTime))
+	if wait := f.waiting(); len(wait) > 0 {
+		e.timers.set(&f.extra.timer, wait[0].time.Add(e.limits.HoldTime))
 	}
 }
 
@@ -75,8 +75,9 @@ func (e *Engine) heldOut(f *flow, dir helpers.Dir) {
 
 // held counts the packets that wait for the rest of a message; others wait behind a hole.
 func (f *flow) held(dir helpers.Dir) (n, size int) {
-	for i := range f.wait {
-		if w := &f.wait[i]; w.dir == dir && !f.decided(w) && ahead(w.end, f.dirs[dir].next) <= 0 {
+	wait := f.waiting()
+	for i := range wait {
+		if w := &wait[i]; w.dir == dir && !f.decided(w) && ahead(w.end, f.dirs[dir].next) <= 0 {
 			n++
 			size += w.size
 		}
@@ -86,27 +87,31 @@ func (f *flow) held(dir helpers.Dir) (n, size int) {
 
 // letGo gives the verdicts of all packets that are decided.
 func (e *Engine) letGo(f *flow) {
-	kept := f.wait[:0]
-	for i := range f.wait {
-		w := &f.wait[i]
+	x := f.extra
+	kept := x.wait[:0]
+	for i := range x.wait {
+		w := &x.wait[i]
 		if !f.decided(w) {
 			kept = append(kept, *w)
 			continue
 		}
 		e.verdict(f, w)
 	}
-	clear(f.wait[len(kept):])
-	if f.wait = kept; len(kept) == 0 {
-		f.wait = nil
+	clear(x.wait[len(kept):])
+	if x.wait = kept; len(kept) == 0 {
+		x.wait = nil
 	}
 }
 
 // leave gives the verdicts of all packets that wait.
 func (e *Engine) leave(f *flow) {
-	for i := range f.wait {
-		e.verdict(f, &f.wait[i])
+	wait := f.waiting()
+	for i := range wait {
+		e.verdict(f, &wait[i])
 	}
-	f.wait = nil
+	if f.extra != nil {
+		f.extra.wait = nil
+	}
 }
 
 func (e *Engine) verdict(f *flow, w *waiting) {
@@ -129,15 +134,16 @@ func (e *Engine) verdict(f *flow, w *waiting) {
 // waited is called when the first packet of f that waits has waited for long enough. What waits behind a hole leaves,
 // and cannot be changed any more; the session gets it when the hole is filled.
 func (e *Engine) waited(f *flow) {
-	if len(f.wait) == 0 {
+	wait := f.waiting()
+	if len(wait) == 0 {
 		return
 	}
 	if !f.idle() {
-		e.timers.set(&f.timer, e.now.Add(busyPause))
+		e.timers.set(&f.extra.timer, e.now.Add(busyPause))
 		return
 	}
-	for i := range f.wait {
-		w := &f.wait[i]
+	for i := range wait {
+		w := &wait[i]
 		if w.time.Add(e.limits.HoldTime).After(e.now) || f.decided(w) {
 			continue
 		}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -16,20 +18,65 @@ const (
 // helper is a helper in use. Flows keep theirs when the configuration is loaded anew.
 type helper struct{ helpers.Helper }
 
-// session is a helper's session, what it announced, and what waits for it.
+// session is a helper's session. What it announced and what waits for it is in extra: most flows announce nothing for
+// most of their time.
 type session struct {
-	id      uint64
-	helper  *helper
-	impl    helpers.Session
-	family  *family
-	pair    pair // of a helper with one session for two hosts
-	depth   int
-	flows   int
+	id     uint64
+	helper *helper
+	impl   helpers.Session
+	job    *job          // waits for answers; nil: not busy
+	extra  *sessionExtra // nil: there is nothing of it
+	place  uint32        // in Engine.sessions
+	flows  int32
+	depth  uint8
+	shadow bool // something was placed: there is a shadow to be forgotten
+	over   bool
+}
+
+type sessionExtra struct {
 	entries []*entry
-	job     *job // waits for answers; nil: not busy
 	queue   []Packet
-	shadow  bool // something was placed: there is a shadow to be forgotten
-	over    bool
+	family  *family // nil: it is alone
+	pair    pair    // of a helper with one session for two hosts
+}
+
+// more gives the session an extra.
+func (s *session) more() *sessionExtra {
+	if s.extra == nil {
+		s.extra = &sessionExtra{}
+	}
+	return s.extra
+}
+
+// entries are what it announced.
+func (s *session) entries() []*entry {
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.entries
+}
+
+// queue are the packets that wait for it.
+func (s *session) queue() []Packet {
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.queue
+}
+
+// family is the session with its relatives, oldest first.
+func (s *session) family() iter.Seq[*session] {
+	return func(yield func(*session) bool) {
+		if s.extra == nil || s.extra.family == nil {
+			yield(s)
+			return
+		}
+		for _, o := range s.extra.family.sessions {
+			if !yield(o) {
+				return
+			}
+		}
+	}
 }
 
 // family is a session with its children and theirs. Groups are the family's.
@@ -59,22 +106,43 @@ func (e *Engine) sessionFor(h *helper, f *flow, by *entry) *session {
 			return s
 		}
 	}
-	s := &session{helper: h, pair: p, family: &family{}}
+	s := &session{helper: h}
 	if by != nil {
 		parent := by.session
-		if parent.depth+1 > maxDepth || len(parent.family.sessions) > maxChildren {
+		kin := parent.more()
+		if kin.family == nil {
+			kin.family = &family{[]*session{parent}}
+		}
+		if parent.depth == maxDepth || len(kin.family.sessions) > maxChildren {
 			return nil
 		}
-		s.family, s.depth = parent.family, parent.depth+1
+		s.depth = parent.depth + 1
+		s.join(kin.family)
 	}
 	e.last.Session++
 	s.id, s.impl = e.last.Session, h.New()
-	s.family.sessions = append(s.family.sessions, s)
 	if h.PerPair {
+		s.more().pair = p
 		e.pairs[p] = s
 	}
-	e.sessions[s.id] = s
+	e.enter(s)
 	return s
+}
+
+func (s *session) join(f *family) {
+	s.more().family = f
+	f.sessions = append(f.sessions, s)
+}
+
+// enter puts a session among all.
+func (e *Engine) enter(s *session) {
+	s.place = uint32(len(e.sessions))
+	e.sessions = append(e.sessions, s)
+}
+
+// inOrder are all sessions, oldest first.
+func (e *Engine) inOrder() []*session {
+	return slices.SortedFunc(slices.Values(e.sessions), func(a, b *session) int { return cmp.Compare(a.id, b.id) })
 }
 
 // leftBy closes a session's flow.
@@ -82,7 +150,7 @@ func (e *Engine) leftBy(s *session, f *flow) {
 	e.scratch.Reset()
 	s.impl.Close(f.id, &e.scratch)
 	for _, g := range e.scratch.Cancel {
-		e.cancel(s.family, g, CancelEnded)
+		e.cancel(s, g, CancelEnded)
 	}
 	for _, n := range e.scratch.Notes {
 		e.note(s, f, n)
@@ -91,7 +159,7 @@ func (e *Engine) leftBy(s *session, f *flow) {
 		return
 	}
 	if f.transport() == helpers.TCP {
-		for _, x := range slices.Clone(s.entries) {
+		for _, x := range slices.Clone(s.entries()) {
 			if x.pending {
 				e.cancelEntry(x, CancelFlowEnded)
 			}
@@ -104,21 +172,29 @@ func (e *Engine) leftBy(s *session, f *flow) {
 // maybeOver ends a session without flows that waits for no connection.
 func (e *Engine) maybeOver(s *session) {
 	waits := func(x *entry) bool { return x.pending || x.timer.place > 0 }
-	if s.over || s.flows > 0 || s.job != nil || slices.ContainsFunc(s.entries, waits) {
+	if s.over || s.flows > 0 || s.job != nil || slices.ContainsFunc(s.entries(), waits) {
 		return
 	}
 	s.over = true
-	for _, x := range slices.Clone(s.entries) {
+	for _, x := range slices.Clone(s.entries()) {
 		e.forget(x)
 	}
 	if s.shadow {
 		e.request(Request{Forget: s.id})
 	}
-	delete(e.sessions, s.id)
-	if s.helper.PerPair && e.pairs[s.pair] == s {
-		delete(e.pairs, s.pair)
+	last := e.sessions[len(e.sessions)-1]
+	last.place, e.sessions[s.place] = s.place, last
+	e.sessions[len(e.sessions)-1] = nil
+	e.sessions = e.sessions[:len(e.sessions)-1]
+	if s.extra == nil {
+		return
 	}
-	s.family.sessions = slices.DeleteFunc(s.family.sessions, func(o *session) bool { return o == s })
+	if s.helper.PerPair && e.pairs[s.extra.pair] == s {
+		delete(e.pairs, s.extra.pair)
+	}
+	if f := s.extra.family; f != nil {
+		f.sessions = slices.DeleteFunc(f.sessions, func(o *session) bool { return o == s })
+	}
 }
 
 // request asks the caller for a change.

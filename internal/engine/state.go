@@ -5,9 +5,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/expect"
@@ -95,16 +93,20 @@ type savedStep struct {
 func (e *Engine) Save() ([]byte, error) {
 	s := state{Time: e.now, Last: e.last, Overflowed: e.overflowed}
 	families := map[*family]uint64{}
-	for _, id := range slices.Sorted(maps.Keys(e.sessions)) {
-		from := e.sessions[id]
-		if families[from.family] == 0 {
-			families[from.family] = id
-		}
+	for _, from := range e.inOrder() {
 		to := savedSession{
-			ID: id, Family: families[from.family], Helper: from.helper.Name, Depth: from.depth, Shadow: from.shadow,
+			ID: from.id, Family: from.id, Helper: from.helper.Name, Depth: int(from.depth), Shadow: from.shadow,
+		}
+		if from.extra != nil && from.extra.family != nil {
+			kin := from.extra.family
+			if families[kin] == 0 {
+				families[kin] = from.id
+			}
+			to.Family = families[kin]
 		}
 		if from.helper.PerPair {
-			to.A, to.B, to.Zone = unpack(from.pair.a, from.pair.ipv6), unpack(from.pair.b, from.pair.ipv6), from.pair.zone
+			p := &from.extra.pair
+			to.A, to.B, to.Zone = unpack(p.a, p.ipv6), unpack(p.b, p.ipv6), p.zone
 		}
 		if w, ok := from.impl.(helpers.Snapshotter); ok {
 			b, err := w.AppendBinary(nil)
@@ -113,12 +115,12 @@ func (e *Engine) Save() ([]byte, error) {
 			}
 			to.State = b
 		}
-		for _, x := range from.entries {
+		for _, x := range from.entries() {
 			to.Entries = append(to.Entries, x.save())
 		}
 		s.Sessions = append(s.Sessions, to)
 	}
-	for f := e.oldest; f != nil; f = f.newer {
+	for _, f := range e.flows.byAge() {
 		s.Flows = append(s.Flows, f.save())
 	}
 	b := bytes.NewBuffer([]byte{stateVersion})
@@ -136,24 +138,26 @@ func (x *entry) save() savedEntry {
 
 func (f *flow) save() savedFlow {
 	to := savedFlow{
-		ID: f.id, KeyZone: f.seen[0].zone, Late: f.late, Missed: f.missed, Translated: f.nat != nil,
-		Announced: f.announced,
+		ID: f.id, KeyZone: f.key.zone, Late: f.late, Missed: f.missed, Translated: f.nat != nil,
 		Conn: Conn{
 			Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Zone: f.zone, Mark: f.mark, Adjustable: f.adjustable,
 		},
 	}
-	if f.session != nil {
-		to.Session = f.session.id
+	if f.extra != nil {
+		to.Announced = f.extra.announced
+	}
+	if f.closed() {
+		to.Until = f.extra.timer.when
 	} else {
-		to.Until = f.timer.when
+		to.Session = f.session.id
 	}
 	for i := range f.dirs {
 		d, t := &f.dirs[i], &to.Dirs[i]
 		*t = savedDirection{
-			Next: d.next, Released: d.released, ISN: d.isn, FIN: d.fin, Skip: d.skip, Kept: d.kept,
+			Next: d.next, Released: d.released, ISN: d.isn, FIN: d.fin, Skip: int(d.skip), Kept: f.kept(helpers.Dir(i)),
 			Known: d.known, Begun: d.begun, Lost: d.lost, Locked: d.locked, Finished: d.finished, Ended: d.ended,
 		}
-		for _, c := range d.ahead {
+		for _, c := range f.chunks(helpers.Dir(i)) {
 			t.Ahead = append(t.Ahead, savedChunk{c.seq, c.ack, c.acks, c.data})
 		}
 		if f.nat == nil {
@@ -171,7 +175,7 @@ func (f *flow) save() savedFlow {
 // Load takes over what Save wrote. It fails as a whole or not at all. What belongs to a helper that there is no more is
 // left out, and its expectations are removed with the next Step.
 func (e *Engine) Load(saved []byte) error {
-	if e.count > 0 || len(e.sessions) > 0 {
+	if e.flows.count > 0 || len(e.sessions) > 0 {
 		return errNotEmpty
 	}
 	if len(saved) == 0 {
@@ -190,20 +194,19 @@ func (e *Engine) Load(saved []byte) error {
 	}
 	n.helpers, n.ports, n.lookup, n.record = e.helpers, e.ports, e.lookup, e.record
 	n.stats, n.now, n.last, n.overflowed = e.stats, latest(e.now, s.Time), s.Last, s.Overflowed
-	families := map[uint64]*family{}
-	fresh := map[uint64]bool{} // sessions that know nothing of what was before
+	l := loader{Engine: n, sessions: map[uint64]*session{}, families: map[uint64]*family{}, fresh: map[uint64]bool{}}
 	for i := range s.Sessions {
-		if err := n.loadSession(&s.Sessions[i], families, fresh); err != nil {
+		if err := l.session(&s.Sessions[i]); err != nil {
 			return err
 		}
 	}
 	for i := range s.Flows {
-		if err := n.loadFlow(&s.Flows[i], fresh); err != nil {
+		if err := l.flow(&s.Flows[i]); err != nil {
 			return err
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(n.sessions)) {
-		n.maybeOver(n.sessions[id])
+	for _, s := range n.inOrder() {
+		n.maybeOver(s)
 	}
 	n.owed = append(n.owed, n.step.Requests...)
 	n.step = Step{}
@@ -218,7 +221,15 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-func (e *Engine) loadSession(from *savedSession, families map[uint64]*family, fresh map[uint64]bool) error {
+// loader fills an engine from a state.
+type loader struct {
+	*Engine
+	sessions map[uint64]*session // by their ids
+	families map[uint64]*family  // by the id of the first one; nil: it was alone up to now
+	fresh    map[uint64]bool     // sessions that know nothing of what was before
+}
+
+func (e *loader) session(from *savedSession) error {
 	h := e.helpers[from.Helper]
 	if from.ID == 0 || from.ID > e.last.Session || e.sessions[from.ID] != nil {
 		return errState
@@ -229,10 +240,10 @@ func (e *Engine) loadSession(from *savedSession, families map[uint64]*family, fr
 		}
 		return nil
 	}
-	if families[from.Family] == nil {
-		families[from.Family] = &family{}
+	if from.Depth < 0 || from.Depth > maxDepth {
+		return errState
 	}
-	s := &session{id: from.ID, helper: h, family: families[from.Family], depth: from.Depth, shadow: from.Shadow}
+	s := &session{id: from.ID, helper: h, depth: uint8(from.Depth), shadow: from.Shadow}
 	if from.State != nil && h.Restore != nil {
 		impl, err := h.Restore(from.State)
 		if err != nil {
@@ -240,23 +251,32 @@ func (e *Engine) loadSession(from *savedSession, families map[uint64]*family, fr
 		}
 		s.impl = impl
 	} else {
-		s.impl, fresh[s.id] = h.New(), true
+		s.impl, e.fresh[s.id] = h.New(), true
 	}
 	if h.PerPair {
-		s.pair = pairOf(h, from.A, from.B, from.Zone)
-		e.pairs[s.pair] = s
+		p := pairOf(h, from.A, from.B, from.Zone)
+		s.more().pair, e.pairs[p] = p, s
 	}
-	s.family.sessions = append(s.family.sessions, s)
+	if from.Family != from.ID || e.families[from.Family] != nil {
+		if e.families[from.Family] == nil {
+			e.families[from.Family] = &family{}
+			if first := e.sessions[from.Family]; first != nil {
+				first.join(e.families[from.Family])
+			}
+		}
+		s.join(e.families[from.Family])
+	}
+	e.enter(s)
 	e.sessions[s.id] = s
 	for i := range from.Entries {
-		if err := e.loadEntry(s, &from.Entries[i]); err != nil {
+		if err := e.entry(s, &from.Entries[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *Engine) loadEntry(s *session, from *savedEntry) error {
+func (e *loader) entry(s *session, from *savedEntry) error {
 	if from.ID == 0 || uint64(from.ID) > e.last.Expectation || e.entries[from.ID] != nil ||
 		!from.To.IsValid() || !from.At.IsValid() {
 		return errState
@@ -278,7 +298,8 @@ func (e *Engine) loadEntry(s *session, from *savedEntry) error {
 	x.timer.entry = x
 	e.index(x)
 	e.mappings++
-	s.entries = append(s.entries, x)
+	own := s.more()
+	own.entries = append(own.entries, x)
 	if from.Pending {
 		used := x.used
 		e.setPending(x, e.peer(x.to.Addr()))
@@ -290,7 +311,7 @@ func (e *Engine) loadEntry(s *session, from *savedEntry) error {
 	return nil
 }
 
-func (e *Engine) loadFlow(from *savedFlow, fresh map[uint64]bool) error {
+func (e *loader) flow(from *savedFlow) error {
 	c := &from.Conn
 	for _, a := range []netip.AddrPort{c.Orig.Src, c.Orig.Dst, c.Reply.Src, c.Reply.Dst} {
 		if !a.IsValid() {
@@ -301,30 +322,40 @@ func (e *Engine) loadFlow(from *savedFlow, fresh map[uint64]bool) error {
 	if s == nil && from.Session != 0 {
 		return nil // its helper is no more
 	}
-	f := &flow{
-		id: from.ID, session: s, seen: seenAs(c, from.KeyZone), mark: c.Mark, zone: c.Zone, adjustable: c.Adjustable,
-		late: from.Late, missed: from.Missed, announced: from.Announced, closed: s == nil,
+	seen := seenAs(c, from.KeyZone)
+	for i := range seen {
+		if other, _ := e.flows.find(&seen[i]); other != nil {
+			return errState
+		}
 	}
-	f.timer.flow = f
-	if e.flows[f.seen[0]] != nil || e.flows[f.seen[1]] != nil || uint64(f.id) > e.last.Flow {
+	if uint64(from.ID) > e.last.Flow {
 		return errState
 	}
-	if from.Translated {
-		f.nat = &rewriting{}
+	f := e.flows.take()
+	f.id, f.session, f.key, f.mark, f.zone, f.adjustable = from.ID, s, seen[0], c.Mark, c.Zone, c.Adjustable
+	f.late, f.missed = from.Late, from.Missed
+	if from.Announced != nil {
+		f.more().announced = from.Announced
+	}
+	if from.Translated || seen[1] != f.key.turned() {
+		f.nat = &rewriting{reply: seen[1]}
 	}
 	for i := range f.dirs {
+		dir := helpers.Dir(i)
 		t, d := &from.Dirs[i], &f.dirs[i]
 		*d = direction{
-			next: t.Next, released: t.Released, isn: t.ISN, fin: t.FIN, skip: max(0, t.Skip), kept: t.Kept,
+			next: t.Next, released: t.Released, isn: t.ISN, fin: t.FIN, skip: uint32(min(max(0, t.Skip), maxSkip)),
 			known: t.Known, begun: t.Begun, lost: t.Lost, locked: t.Locked, finished: t.Finished, ended: t.Ended,
 			resumed: true,
 		}
+		e.setKept(f, dir, t.Kept)
 		for _, p := range t.Ahead {
-			d.ahead = append(d.ahead, chunk{p.Seq, p.Ack, p.Acks, p.Data})
+			x := f.more()
+			x.streams[dir].ahead = append(x.streams[dir].ahead, chunk{p.Seq, p.Ack, p.Acks, p.Data})
 		}
-		e.memory += d.size() + len(d.kept)
-		if s != nil && fresh[s.id] {
-			e.lose(d)
+		e.memory += size(f.chunks(dir))
+		if s != nil && e.fresh[s.id] {
+			e.lose(f, dir)
 			d.skip, d.lost, f.late = 0, true, true
 			d.release(d.next)
 		}
@@ -337,13 +368,13 @@ func (e *Engine) loadFlow(from *savedFlow, fresh map[uint64]bool) error {
 			j.steps = append(j.steps, step{st.Start, st.Old, st.By, st.After, st.Alone})
 		}
 	}
-	e.flows[f.seen[0]], e.flows[f.seen[1]] = f, f
-	e.count++
-	e.recent(f)
+	e.flows.enter(f)
+	e.flows.touch(f)
+	f.slim()
 	if s != nil {
 		s.flows++
 	} else {
-		e.timers.set(&f.timer, from.Until)
+		e.timers.set(&f.more().timer, from.Until)
 	}
 	return nil
 }

@@ -19,17 +19,39 @@ type direction struct {
 	next     uint32 // the first byte that the session has not been given
 	released uint32 // under NAT: the first byte that may still be changed
 	isn, fin uint32
-	skip     int     // bytes behind next that the session does not want
-	kept     []byte  // the bytes before next that it has not consumed
-	ahead    []chunk // bytes behind a hole, in order
-	copies   uint8   // of the bytes between released and next
-	known    bool    // next is valid
-	begun    bool    // isn is valid
-	lost     bool    // tell the session that bytes before next are lost
-	locked   bool    // foreign: the session is given nothing
-	finished bool    // fin is valid
-	ended    bool    // the session knows that fin was reached
-	resumed  bool    // loaded: what came before its next segment passed while nobody looked
+	skip     uint32 // bytes behind next that the session does not want
+	copies   uint8  // of the bytes between released and next
+	known    bool   // next is valid
+	begun    bool   // isn is valid
+	lost     bool   // tell the session that bytes before next are lost
+	locked   bool   // foreign: the session is given nothing
+	finished bool   // fin is valid
+	ended    bool   // the session knows that fin was reached
+	resumed  bool   // loaded: what came before its next segment passed while nobody looked
+}
+
+// stream is what is kept of a direction's bytes.
+type stream struct {
+	kept  []byte  // the bytes before next that the session has not consumed
+	ahead []chunk // bytes behind a hole, in order
+}
+
+func (s *stream) empty() bool { return s.kept == nil && s.ahead == nil }
+
+// kept are the bytes of dir that the session has not consumed.
+func (f *flow) kept(dir helpers.Dir) []byte {
+	if f.extra == nil {
+		return nil
+	}
+	return f.extra.streams[dir].kept
+}
+
+// chunks are the bytes of dir behind a hole.
+func (f *flow) chunks(dir helpers.Dir) []chunk {
+	if f.extra == nil {
+		return nil
+	}
+	return f.extra.streams[dir].ahead
 }
 
 // chunk are bytes that were seen before others that belong in front of them.
@@ -97,7 +119,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 	switch {
 	case ahead(w.end, d.next) > 0:
 		e.arrived(f, dir, c)
-	case c.acks && len(o.ahead) > 0:
+	case c.acks && len(f.chunks(dir.Other())) > 0:
 		// What lies behind a hole waits for bytes that have come another way.
 		e.reach(f, dir.Other(), f.original(dir.Other(), c.ack))
 		e.pump(f)
@@ -107,13 +129,14 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		}
 		e.pump(f) // a FIN without data
 	}
-	if f.idle() && f.decided(&w) && len(f.wait) == 0 {
+	if f.idle() && f.decided(&w) && len(f.waiting()) == 0 {
 		e.pass(f, dir, p.ID, v)
 	} else {
 		if f.nat != nil {
 			w.data = slices.Clone(p.Data)
 		}
-		f.wait = append(f.wait, w)
+		x := f.more()
+		x.wait = append(x.wait, w)
 		e.settle(f)
 	}
 	e.finish(f)
@@ -150,43 +173,75 @@ func (e *Engine) arrived(f *flow, dir helpers.Dir, c chunk) {
 	if d.ended {
 		return
 	}
-	for len(d.ahead) > 0 && (d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks) && f.idle() && !d.ended {
-		e.reach(f, dir, d.ahead[0].seq) // the hole is given up
+	for len(f.chunks(dir)) > 0 && e.crowded(f, dir, len(c.data)) && f.idle() && !d.ended {
+		e.reach(f, dir, f.chunks(dir)[0].seq) // the hole is given up
 		e.pump(f)
 	}
-	e.keep(d, c)
+	e.keep(f, dir, c)
 	e.pump(f)
 }
 
-// keep stores a copy of bytes behind a hole, or bytes that must wait for a session's answers.
-func (e *Engine) keep(d *direction, c chunk) {
-	if ahead(c.seq+uint32(len(c.data)), d.next) <= 0 || e.memory+len(c.data) > e.limits.Memory ||
-		d.size()+len(c.data) > e.limits.Ahead || len(d.ahead) == maxChunks {
-		return
-	}
-	c.data = slices.Clone(c.data)
-	at := len(d.ahead)
-	for at > 0 && ahead(d.ahead[at-1].seq, c.seq) > 0 {
-		at--
-	}
-	if at > 0 && d.ahead[at-1].seq == c.seq && len(d.ahead[at-1].data) >= len(c.data) {
-		return // a copy
-	}
-	e.memory += len(c.data)
-	d.ahead = slices.Insert(d.ahead, at, c)
+// crowded tells whether n more bytes behind a hole are too many.
+func (e *Engine) crowded(f *flow, dir helpers.Dir, n int) bool {
+	chunks := f.chunks(dir)
+	return size(chunks)+n > e.limits.Ahead || len(chunks) == maxChunks
 }
 
-func (d *direction) size() (n int) {
-	for i := range d.ahead {
-		n += len(d.ahead[i].data)
+// keep stores a copy of bytes behind a hole, or bytes that must wait for a session's answers.
+func (e *Engine) keep(f *flow, dir helpers.Dir, c chunk) {
+	if ahead(c.seq+uint32(len(c.data)), f.dirs[dir].next) <= 0 || e.memory+len(c.data) > e.limits.Memory ||
+		e.crowded(f, dir, len(c.data)) {
+		return
+	}
+	chunks := f.chunks(dir)
+	at := len(chunks)
+	for at > 0 && ahead(chunks[at-1].seq, c.seq) > 0 {
+		at--
+	}
+	if at > 0 && chunks[at-1].seq == c.seq && len(chunks[at-1].data) >= len(c.data) {
+		return // a copy
+	}
+	c.data = slices.Clone(c.data)
+	e.memory += len(c.data)
+	f.more().streams[dir].ahead = slices.Insert(chunks, at, c)
+}
+
+func size(chunks []chunk) (n int) {
+	for i := range chunks {
+		n += len(chunks[i].data)
 	}
 	return n
 }
 
-// lose forgets all bytes that are kept.
-func (e *Engine) lose(d *direction) {
-	e.memory -= d.size() + len(d.kept)
-	d.ahead, d.kept = nil, nil
+// shift forgets the first chunk of dir.
+func (e *Engine) shift(f *flow, dir helpers.Dir) {
+	s := &f.extra.streams[dir]
+	e.memory -= len(s.ahead[0].data)
+	if s.ahead = slices.Delete(s.ahead, 0, 1); len(s.ahead) == 0 {
+		s.ahead = nil
+	}
+}
+
+// setKept keeps a copy of b in place of what was kept of dir.
+func (e *Engine) setKept(f *flow, dir helpers.Dir, b []byte) {
+	old := f.kept(dir)
+	e.memory += len(b) - len(old)
+	switch {
+	case len(b) > 0:
+		f.more().streams[dir].kept = append(old[:0], b...)
+	case len(old) > 0:
+		f.extra.streams[dir].kept = nil
+	}
+}
+
+// lose forgets all bytes that are kept of dir.
+func (e *Engine) lose(f *flow, dir helpers.Dir) {
+	if f.extra == nil {
+		return
+	}
+	e.setKept(f, dir, nil)
+	e.memory -= size(f.chunks(dir))
+	f.extra.streams[dir].ahead = nil
 }
 
 // reached tells whether all that a chunk of dir acknowledges was given to the session, or reported as lost.
@@ -201,7 +256,7 @@ func (f *flow) reached(dir helpers.Dir, c *chunk) bool {
 
 // pump gives the session all that is in order, until it waits for answers.
 func (e *Engine) pump(f *flow) {
-	for !f.closed && f.session.job == nil {
+	for !f.closed() && f.session.job == nil {
 		if !e.advance(f, helpers.Original) && !e.advance(f, helpers.Reply) {
 			return
 		}
@@ -214,13 +269,12 @@ func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
 	if !d.known || d.ended {
 		return false
 	}
-	if c, ok := d.ready(e); ok {
+	if c, ok := e.ready(f, dir); ok {
 		if !f.reached(dir, &c) {
 			e.reach(f, dir.Other(), f.original(dir.Other(), c.ack))
 			return true
 		}
-		e.memory -= len(c.data)
-		d.ahead = slices.Delete(d.ahead, 0, 1)
+		e.shift(f, dir)
 		e.deliver(f, dir, &c)
 		return true
 	}
@@ -231,18 +285,18 @@ func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
 	return false
 }
 
-// ready is the first chunk, if it is next; chunks that bring nothing new are forgotten.
-func (d *direction) ready(e *Engine) (chunk, bool) {
-	for len(d.ahead) > 0 {
-		c := d.ahead[0]
+// ready is the first chunk of dir, if it is next; chunks that bring nothing new are forgotten.
+func (e *Engine) ready(f *flow, dir helpers.Dir) (chunk, bool) {
+	d := &f.dirs[dir]
+	for len(f.chunks(dir)) > 0 {
+		c := f.chunks(dir)[0]
 		if ahead(c.seq, d.next) > 0 {
 			break
 		}
 		if ahead(c.seq+uint32(len(c.data)), d.next) > 0 {
 			return c, true
 		}
-		e.memory -= len(c.data)
-		d.ahead = slices.Delete(d.ahead, 0, 1)
+		e.shift(f, dir)
 	}
 	return chunk{}, false
 }
@@ -254,17 +308,16 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 	if !d.known || d.ended || far <= 0 || far > window || f.session.job != nil {
 		return
 	}
-	if c, ok := d.ready(e); ok {
-		e.memory -= len(c.data)
-		d.ahead = slices.Delete(d.ahead, 0, 1)
+	if c, ok := e.ready(f, dir); ok {
+		e.shift(f, dir)
 		e.deliver(f, dir, &c)
 		return
 	}
 	if d.finished && ahead(to, d.fin) > 0 {
 		to = d.fin // the FIN itself has a number, too
 	}
-	if len(d.ahead) > 0 && ahead(to, d.ahead[0].seq) > 0 {
-		to = d.ahead[0].seq
+	if chunks := f.chunks(dir); len(chunks) > 0 && ahead(to, chunks[0].seq) > 0 {
+		to = chunks[0].seq
 	}
 	n := ahead(to, d.next)
 	if n <= 0 {
@@ -272,15 +325,14 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 		return
 	}
 	d.next, d.copies = to, 0
-	if skipped := min(n, d.skip); skipped == n {
-		d.skip -= n
+	if n <= int(d.skip) {
+		d.skip -= uint32(n)
 		d.release(d.next)
 		return
 	}
-	e.stats.Gaps += uint64(n - d.skip)
+	e.stats.Gaps += uint64(n) - uint64(d.skip)
 	d.skip, d.lost = 0, true
-	e.memory -= len(d.kept)
-	d.kept = nil
+	e.setKept(f, dir, nil)
 	e.heldOut(f, dir)
 	e.inspect(f, dir, nil, false)
 }

@@ -79,11 +79,12 @@ func (e *Engine) expire() {
 		case t.entry != nil:
 			e.cause = cause{time: e.now}
 			e.expired(t.entry)
-		case t.flow.closed:
+		case t.flow.closed():
 			e.drop(t.flow)
 		default:
 			e.cause = cause{time: e.now}
 			e.waited(t.flow)
+			t.flow.slim()
 		}
 	}
 }
