@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,10 +23,10 @@ import (
 
 // driver is what a daemon uses of a queue; every driver must pass conformance.
 type driver interface {
-	Packets() <-chan []queue.Packet
+	Receive() ([]queue.Packet, error)
 	Verdict(id uint32, data []byte) error
+	Flush() error
 	Stats() (queue.Stats, error)
-	Err() error
 	Close() error
 }
 
@@ -34,15 +35,11 @@ const (
 	port   = 7007
 )
 
-func TestGoNFQueue(t *testing.T) {
-	conformance(t, func(cfg queue.Config) (driver, error) {
-		q, err := queue.Open(cfg)
-		if err != nil {
-			return nil, err
-		}
-		return q, nil
-	})
-}
+func TestQueue(t *testing.T)     { conformance(t, open) }
+func TestReference(t *testing.T) { conformance(t, openReference) }
+
+func open(cfg queue.Config) (driver, error)          { return queue.Open(cfg) }
+func openReference(cfg queue.Config) (driver, error) { return queue.OpenReference(cfg) }
 
 // conformance checks a driver against a real kernel.
 func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
@@ -87,19 +84,15 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
 				const total, window = 10000, 50
-				go func() {
-					for batch := range q.Packets() {
-						for i := len(batch) - 1; i >= 0; i-- {
-							var data []byte
-							if batch[i].ID%3 == 0 {
-								data = batch[i].Data
-							}
-							if err := q.Verdict(batch[i].ID, data); err != nil {
-								t.Errorf("verdict: %v", err)
-							}
+				b.batches(q, func(batch []queue.Packet) {
+					for i := len(batch) - 1; i >= 0; i-- {
+						var data []byte
+						if batch[i].ID%3 == 0 {
+							data = batch[i].Data
 						}
+						b.verdict(q, batch[i].ID, data)
 					}
-				}()
+				})
 				seen := make(map[uint32]bool)
 				client, server := b.udp()
 				buf := make([]byte, 2048)
@@ -178,7 +171,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				}
 			})
 
-			t.Run("buffers and waiting packets stay until the verdict", func(t *testing.T) {
+			t.Run("packets wait for their verdict", func(t *testing.T) {
 				b := newBed(t)
 				b.rule("input", "udp")
 				q := b.open(queue.Config{Number: number})
@@ -200,9 +193,6 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 					if want := fmt.Sprintf("datagram %d", i); !strings.HasSuffix(string(p.Data), want) {
 						t.Fatalf("packet %d holds %q, want %q", i, p.Data, want)
 					}
-					if d := time.Since(p.Time); d < 0 || d > time.Minute {
-						t.Errorf("packet %d came %v ago", i, d)
-					}
 					if p.Hook != queue.HookInput {
 						t.Errorf("packet %d at hook %d, want %d", i, p.Hook, queue.HookInput)
 					}
@@ -214,10 +204,9 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				}
 				server.SetReadDeadline(time.Now().Add(10 * time.Second))
 				for _, p := range held {
-					if err := q.Verdict(p.ID, nil); err != nil {
-						t.Fatal(err)
-					}
+					b.verdict(q, p.ID, nil)
 				}
+				b.flush(q)
 				for i := range total {
 					n, err := server.Read(buf)
 					if err != nil {
@@ -266,11 +255,8 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				if err := q.Close(); err != nil {
 					t.Errorf("close: %v", err)
 				}
-				if batch, ok := <-q.Packets(); ok {
-					t.Errorf("packets %v after close", batch)
-				}
-				if err := q.Err(); err != nil {
-					t.Errorf("error after close: %v", err)
+				if batch, err := q.Receive(); !errors.Is(err, queue.ErrClosed) || batch != nil {
+					t.Errorf("packets %v, error %v after close", batch, err)
 				}
 				if err := q.Close(); err != nil {
 					t.Errorf("second close: %v", err)
@@ -326,6 +312,15 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 			if passed != wantPassed || s.Kernel.Dropped != wantDropped || s.Kernel.Waiting != length {
 				t.Errorf("%d passed, kernel %+v; want %d passed, %d dropped, %d waiting", passed, s.Kernel, wantPassed, wantDropped, length)
 			}
+			// What waited leaves, and all is as before.
+			for id := uint32(1); id <= length; id++ {
+				b.verdict(q, id, nil)
+			}
+			b.flush(q)
+			if n := count(server); n != length {
+				t.Errorf("%d of the %d that waited have come", n, length)
+			}
+			b.exchangeHeld(client, server, q, "still there")
 		})
 		t.Run(fmt.Sprintf("read buffer full, fail open %v", failOpen), func(t *testing.T) {
 			b := newBed(t)
@@ -356,9 +351,6 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 			}
 			count(server)
 			b.exchange(client, server, "still there")
-			if err := q.Err(); err != nil {
-				t.Errorf("error after losses: %v", err)
-			}
 		})
 	}
 
@@ -368,10 +360,9 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 		q := b.open(queue.Config{Number: number})
 		client, server := b.udp()
 		for _, id := range []uint32{123456, 0} {
-			if err := q.Verdict(id, nil); err != nil {
-				t.Errorf("verdict on packet %d: %v", id, err)
-			}
+			b.verdict(q, id, nil)
 		}
+		b.flush(q)
 		b.exchangeHeld(client, server, q, "a")
 		deadline := time.Now().Add(5 * time.Second)
 		for b.stats(q).Unknown < 2 && time.Now().Before(deadline) {
@@ -445,10 +436,216 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 		if p.CtInfo != ipCtNew {
 			t.Errorf("ctinfo %d, want %d", p.CtInfo, ipCtNew)
 		}
-		if err := q.Verdict(p.ID, nil); err != nil {
-			t.Error(err)
+		b.verdict(q, p.ID, nil)
+		b.flush(q)
+	})
+
+	t.Run("a batch leaves older packets alone", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		q := b.open(queue.Config{Number: number})
+		client, server := b.udp()
+		packets := b.queued(q, client, 20)
+		held := map[int]bool{0: true, 7: true, 19: true}
+		for i, p := range packets {
+			if !held[i] {
+				b.verdict(q, p.ID, nil)
+			}
+		}
+		b.flush(q)
+		for i := range packets {
+			if !held[i] {
+				b.expect(server, text(i))
+			}
+		}
+		b.silent(server)
+		if s := b.stats(q); s.Kernel.Waiting != uint32(len(held)) {
+			t.Errorf("%d wait, want %d", s.Kernel.Waiting, len(held))
+		}
+		for _, i := range []int{7, 19, 0} {
+			b.verdict(q, packets[i].ID, nil)
+			b.flush(q)
+			b.expect(server, text(i))
+		}
+		if s := b.stats(q); s.Unknown+s.Refused+s.Failed != 0 || s.Kernel.Waiting != 0 {
+			t.Errorf("stats %+v, want no error and nothing that waits", s)
 		}
 	})
+
+	t.Run("packets leave in the order of their verdicts", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		q := b.open(queue.Config{Number: number})
+		client, server := b.udp()
+		packets := b.queued(q, client, 12)
+		order := []int{0, 1, 2, 6, 5, 4, 3, 8, 9, 7, 10, 11}
+		for _, i := range order {
+			var data []byte
+			if i == 4 || i == 5 || i == 9 {
+				data = packets[i].Data
+				copy(data[len(data)-len(text(i)):], "DATA")
+				checksum(data)
+			}
+			b.verdict(q, packets[i].ID, data)
+			clear(data) // what is given is not needed any more
+		}
+		b.flush(q)
+		for _, i := range order {
+			want := text(i)
+			if i == 4 || i == 5 || i == 9 {
+				want = "DATA" + want[4:]
+			}
+			b.expect(server, want)
+		}
+	})
+
+	t.Run("nothing to flush", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		q := b.open(queue.Config{Number: number})
+		b.flush(q)
+		client, server := b.udp()
+		b.exchangeHeld(client, server, q, "a")
+		b.flush(q)
+		if s := b.stats(q); s.Verdicts != 1 || s.Unknown+s.Refused+s.Failed != 0 {
+			t.Errorf("stats %+v, want one verdict and no error", s)
+		}
+		b.exchangeHeld(client, server, q, "b")
+	})
+
+	t.Run("more changes than fit into one message", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		q := b.open(queue.Config{Number: number})
+		client, server := b.udp()
+		const total, size = 20, 30000
+		for i := range total {
+			if _, err := client.Write(bytes.Repeat([]byte{byte(i)}, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var packets []queue.Packet
+		for len(packets) < total {
+			packets = append(packets, b.next(q)...)
+		}
+		got := make(chan error, 1)
+		go func() { // meanwhile, as all together do not fit into the server's buffer
+			buf := make([]byte, 1<<16)
+			for i := range total {
+				n, err := server.Read(buf)
+				if err == nil && (n != size || buf[0] != byte(i) || buf[size-1] != byte(i)^0xff) {
+					err = fmt.Errorf("%d bytes from %x to %x", n, buf[0], buf[n-1])
+				}
+				if err != nil {
+					got <- fmt.Errorf("datagram %d: %w", i, err)
+					return
+				}
+			}
+			got <- nil
+		}()
+		for _, p := range packets {
+			p.Data[len(p.Data)-1] ^= 0xff
+			checksum(p.Data)
+			b.verdict(q, p.ID, p.Data)
+		}
+		b.flush(q)
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+		if s := b.stats(q); s.Verdicts != total || s.Unknown+s.Refused+s.Failed != 0 {
+			t.Errorf("stats %+v, want %d verdicts and no error", s, total)
+		}
+	})
+
+	t.Run("close while Receive waits", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		q := b.open(queue.Config{Number: number})
+		client, server := b.udp()
+		b.exchangeHeld(client, server, q, "a")
+		ended := make(chan error, 2)
+		go func() {
+			_, err := q.Receive()
+			ended <- err
+		}()
+		time.Sleep(20 * time.Millisecond) // usually it waits in the kernel then
+		go func() { ended <- q.Close() }()
+		closed := 0
+		for range 2 {
+			select {
+			case err := <-ended:
+				if errors.Is(err, queue.ErrClosed) {
+					closed++
+				} else if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("Receive or Close does not return")
+			}
+		}
+		if closed != 1 {
+			t.Errorf("Receive said %d times that the queue is closed, want once", closed)
+		}
+		b.exchange(client, server, "after close")
+	})
+
+	t.Run("a reader that pauses", func(t *testing.T) {
+		b := newBed(t)
+		b.rule("input", "udp")
+		const length, total = 64, 1000
+		q := b.open(queue.Config{Number: number, Length: length, FailOpen: true})
+		resume := make(chan struct{})
+		first := make(chan struct{}, 1)
+		b.batches(q, func(batch []queue.Packet) {
+			select {
+			case first <- struct{}{}:
+				<-resume
+			default:
+			}
+			for _, p := range batch {
+				b.verdict(q, p.ID, nil)
+			}
+		})
+		client, server := b.udp()
+		client.Write([]byte("x"))
+		<-first // from now on nobody reads
+		for range total {
+			client.Write([]byte("x"))
+		}
+		if n := count(server); n < total-length {
+			t.Errorf("%d of %d passed while nobody read, want all but %d", n, total, length)
+		}
+		close(resume)
+		if n := count(server); n == 0 || n > length+1 {
+			t.Errorf("%d came when the reader went on, want those that waited", n)
+		}
+		b.exchange(client, server, "as before")
+	})
+}
+
+// text is what datagram i of queued says.
+func text(i int) string { return fmt.Sprintf("text of datagram %d", i) }
+
+// queued sends datagrams and returns them as they were queued.
+func (b *bed) queued(q driver, client *net.UDPConn, n int) (packets []queue.Packet) {
+	b.t.Helper()
+	for i := range n {
+		if _, err := client.Write([]byte(text(i))); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	for len(packets) < n {
+		packets = append(packets, b.next(q)...)
+	}
+	return packets
+}
+
+// silent checks that nothing comes.
+func (b *bed) silent(server *net.UDPConn) {
+	b.t.Helper()
+	if n := count(server); n > 0 {
+		b.t.Errorf("%d datagrams that should wait have come", n)
+	}
 }
 
 // bed is a client and a server in namespaces of their own, and queues at the server's.
@@ -532,31 +729,75 @@ func (b *bed) settled(q driver) queue.Stats {
 	return s
 }
 
+// next are copies of the packets that come next.
 func (b *bed) next(q driver) []queue.Packet {
 	b.t.Helper()
-	select {
-	case batch, ok := <-q.Packets():
-		if !ok {
-			b.t.Fatalf("queue ended: %v", q.Err())
+	type received struct {
+		packets []queue.Packet
+		err     error
+	}
+	got := make(chan received, 1)
+	go func() {
+		packets, err := q.Receive()
+		packets = slices.Clone(packets)
+		for i := range packets {
+			p := &packets[i]
+			p.Data, p.Conntrack = bytes.Clone(p.Data), bytes.Clone(p.Conntrack)
 		}
-		return batch
+		got <- received{packets, err}
+	}()
+	select {
+	case r := <-got:
+		if r.err != nil {
+			b.t.Fatalf("queue ended: %v", r.err)
+		}
+		return r.packets
 	case <-time.After(10 * time.Second):
 		b.t.Fatal("no packet")
 	}
 	return nil
 }
 
-// serve gives each packet the verdict that f returns, until the queue is closed.
-func (b *bed) serve(q driver, f func(queue.Packet) []byte) {
+func (b *bed) verdict(q driver, id uint32, data []byte) {
+	b.t.Helper()
+	if err := q.Verdict(id, data); err != nil {
+		b.t.Errorf("verdict on packet %d: %v", id, err)
+	}
+}
+
+func (b *bed) flush(q driver) {
+	b.t.Helper()
+	if err := q.Flush(); err != nil {
+		b.t.Errorf("flush: %v", err)
+	}
+}
+
+// batches gives each batch to f, and then sends the verdicts, until the queue is closed.
+func (b *bed) batches(q driver, f func([]queue.Packet)) {
 	go func() {
-		for batch := range q.Packets() {
-			for _, p := range batch {
-				if err := q.Verdict(p.ID, f(p)); err != nil {
-					b.t.Errorf("verdict: %v", err)
+		for {
+			batch, err := q.Receive()
+			if err != nil {
+				if !errors.Is(err, queue.ErrClosed) {
+					b.t.Errorf("receive: %v", err)
 				}
+				return
+			}
+			f(batch)
+			if err := q.Flush(); err != nil && !errors.Is(err, queue.ErrClosed) {
+				b.t.Errorf("flush: %v", err)
 			}
 		}
 	}()
+}
+
+// serve gives each packet the verdict that f returns, until the queue is closed.
+func (b *bed) serve(q driver, f func(queue.Packet) []byte) {
+	b.batches(q, func(batch []queue.Packet) {
+		for _, p := range batch {
+			b.verdict(q, p.ID, f(p))
+		}
+	})
 }
 
 func (b *bed) udp() (client, server *net.UDPConn) {
@@ -594,10 +835,9 @@ func (b *bed) exchangeHeld(client, server *net.UDPConn, q driver, text string) {
 		b.t.Fatal(err)
 	}
 	for _, p := range b.next(q) {
-		if err := q.Verdict(p.ID, nil); err != nil {
-			b.t.Fatal(err)
-		}
+		b.verdict(q, p.ID, nil)
 	}
+	b.flush(q)
 	b.expect(server, text)
 }
 

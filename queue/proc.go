@@ -2,15 +2,10 @@ package queue
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
-	"unsafe"
-
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // table is /proc/net/netfilter/nfnetlink_queue of the network namespace in which it was opened. It stays that
@@ -40,6 +35,15 @@ func (t *table) find(number uint16) (Kernel, bool, error) {
 	return findQueue(t.f, number)
 }
 
+// kernel is the line of a queue that must be there.
+func (t *table) kernel(number uint16) (Kernel, error) {
+	k, found, err := t.find(number)
+	if err == nil && !found {
+		err = fmt.Errorf("queue %d is not in the kernel's list", number)
+	}
+	return k, err
+}
+
 // findQueue reads the lines that seq_show of nfnetlink_queue.c writes: queue, port, waiting, copy mode, copy range,
 // queue_dropped, queue_user_dropped, id sequence, 1.
 func findQueue(r io.Reader, number uint16) (Kernel, bool, error) {
@@ -56,24 +60,4 @@ func findQueue(r io.Reader, number uint16) (Kernel, bool, error) {
 		}
 	}
 	return Kernel{}, false, lines.Err()
-}
-
-// drops is how many messages did not fit into the socket's buffer: SO_MEMINFO, word SK_MEMINFO_DROPS.
-func drops(c *netlink.Conn) (uint64, error) {
-	const dropsWord, words = 8, 9 // linux/sock_diag.h
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var info [words]uint32
-	var errno unix.Errno
-	err = rc.Control(func(fd uintptr) {
-		size := uint32(unsafe.Sizeof(info))
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	if errno != 0 {
-		err = errors.Join(err, errno)
-	}
-	return uint64(info[dropsWord]), err
 }

@@ -5,7 +5,8 @@ package queue
 import (
 	"errors"
 	"fmt"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config says which queue to serve and how.
@@ -27,16 +28,27 @@ type Config struct {
 	ReadBuffer int
 }
 
+func (cfg *Config) withDefaults() {
+	if cfg.Length == 0 {
+		cfg.Length = 4096
+	}
+	if cfg.MaxPacket == 0 {
+		cfg.MaxPacket = 0xffff
+	}
+	if cfg.ReadBuffer == 0 {
+		cfg.ReadBuffer = 16 << 20
+	}
+}
+
 // Packet is a packet that waits in the kernel for its verdict. Every packet needs one, exactly one.
 type Packet struct {
-	ID        uint32    // of this queue; counts from 1 and wraps
-	Hook      uint8     // where it was queued (enum nf_inet_hooks): HookInput, HookPostrouting …
-	Mark      uint32    // skb->mark
-	Time      time.Time // when the kernel stamped it, else when it was read
-	Data      []byte    // from the IP header on; valid until the packet's Verdict. The reader may change it in place
-	Truncated bool      // Data is not the whole packet: it must go back unchanged
-	Conntrack []byte    // the content of NFQA_CT (nested CTA_* attributes); nil: not delivered. Valid as Data is
-	CtInfo    uint32    // NFQA_CT_INFO (enum ip_conntrack_info); only with Conntrack
+	ID        uint32 // of this queue; counts from 1 and wraps
+	Hook      uint8  // where it was queued (enum nf_inet_hooks): HookInput, HookPostrouting …
+	Mark      uint32 // skb->mark
+	Data      []byte // from the IP header on; valid until the next Receive. The reader may change it in place
+	Truncated bool   // Data is not the whole packet: it must go back unchanged
+	Conntrack []byte // the content of NFQA_CT (nested CTA_* attributes); nil: not delivered. Valid as Data is
+	CtInfo    uint32 // NFQA_CT_INFO (enum ip_conntrack_info); only with Conntrack
 }
 
 // The hooks at which cthelperd's rules queue (linux/netfilter.h, enum nf_inet_hooks).
@@ -48,12 +60,17 @@ const (
 // Stats counts since Open.
 type Stats struct {
 	Received uint64 // packets read
-	Verdicts uint64 // verdicts sent
-	Failed   uint64 // verdicts that could not be sent; their packets wait until Close
-	Unknown  uint64 // verdicts for packets that the kernel no longer had (ENOENT): dropped with a hook, or given twice
+	Verdicts uint64 // packets whose verdict was sent
+	Failed   uint64 // verdicts that could not be sent; their packets wait for a later batch of verdicts, or Close
+	// Unknown are verdicts for packets that the kernel no longer had (ENOENT): dropped with a device, or given twice. Of
+	// a batch they show only if all of it was gone.
+	Unknown  uint64
 	Overruns uint64 // packets that did not fit into the read buffer (SK_MEMINFO_DROPS); with FailOpen they passed unseen
 	Refused  uint64 // verdicts that the kernel answered with another error
-	Kernel   Kernel
+	// Unreadable are messages that could not be parsed. If they had an id their packet passed; those without are
+	// Unnamed, too.
+	Unreadable, Unnamed uint64
+	Kernel              Kernel
 }
 
 // Kernel is the queue's line in /proc/net/netfilter/nfnetlink_queue.
@@ -63,6 +80,9 @@ type Kernel struct {
 	Dropped     uint64 // dropped because the queue was full (queue_dropped)
 	UserDropped uint64 // dropped because they could not be sent to the socket (queue_user_dropped)
 }
+
+// ErrClosed is the end of Receive after Close.
+var ErrClosed = errors.New("the queue is closed")
 
 // Errors of Open. The text says what to do.
 var (
@@ -84,4 +104,30 @@ type TakenError struct {
 func (e *TakenError) Error() string {
 	return fmt.Sprintf("queue %d is served by another socket (netlink port %d, usually the process id): "+
 		"stop that process or choose another queue number", e.Number, e.PortID)
+}
+
+// explain turns what the kernel says into what to do.
+func explain(err error, cfg Config) error {
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT):
+		return fmt.Errorf("%w (%w)", ErrNoQueue, err) // no NETLINK_NETFILTER at all
+	case errors.Is(err, unix.EINVAL):
+		if t, terr := openTable(); terr != nil { // nfnetlink_rcv_msg answers EINVAL for a subsystem that it does not have
+			return fmt.Errorf("%w (%w)", ErrNoQueue, err)
+		} else {
+			t.close()
+		}
+	case errors.Is(err, unix.EOPNOTSUPP) && cfg.Conntrack:
+		return fmt.Errorf("%w (%w)", ErrNoConntrack, err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EBUSY):
+		// A queue of somebody else's is EPERM too (nfqnl_recv_config).
+		if t, terr := openTable(); terr == nil {
+			defer t.close()
+			if k, found, terr := t.find(cfg.Number); terr == nil && found {
+				return &TakenError{Number: cfg.Number, PortID: k.PortID}
+			}
+		}
+		return fmt.Errorf("%w (%w)", ErrPermission, err)
+	}
+	return err
 }
