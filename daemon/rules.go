@@ -47,6 +47,7 @@ func (c rulesCommand) Run(p *program) error {
 func rulesConfig(cfg *config.Config, features rules.Features, label func(helper string) string) rules.Config {
 	r := rules.Config{
 		Queue:      cfg.Queue.Number,
+		Queues:     cfg.Queue.Count,
 		FailClosed: cfg.FailClosed,
 		Features:   features,
 		Manual:     cfg.Rules == config.RulesNone,

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
@@ -18,7 +20,6 @@ import (
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/internal/rules"
-	"github.com/cthelperd/cthelperd/queue"
 )
 
 type runCommand struct{ configFile }
@@ -77,25 +78,33 @@ func permitted() error {
 	return nil
 }
 
-// daemon is a running cthelperd. One goroutine has it.
+// daemon is a running cthelperd. Its own goroutine starts and ends it, and takes signals, events and the engine's timer;
+// each queue has another one (serve.go). Whoever has mu has all but what only the first goroutine uses.
 type daemon struct {
-	load func() (*config.Config, error)
-	cfg  *config.Config
-	out  *logWriter
-	log  *slog.Logger
-
+	load     func() (*config.Config, error)
+	out      *logWriter
 	lock     *lock
 	place    place
 	features rules.Features
-	tables   *tables
-	engine   *engine.Engine
-	queue    *queue.Queue
-	guard    ruleGuard
-	running  bool   // everything is in place
-	saved    bool   // the state was loaded from the file, which is of no more use
-	failed   uint64 // verdicts that could not be sent
-	missed   uint64 // packets that did not fit into the queue
-	cut      uint64 // packets that were longer than a queue can show
+	running  bool // everything is in place
+	saved    bool // the state was loaded from the file, which is of no more use
+	queues   []driver
+	serving  sync.WaitGroup
+	ended    chan error    // a queue can no longer be read
+	wake     chan struct{} // the engine's next timer is earlier than before
+	failed   atomic.Uint64 // verdicts that could not be sent
+
+	mu      sync.Mutex
+	cfg     *config.Config
+	log     *slog.Logger
+	tables  *tables
+	engine  *engine.Engine
+	guard   ruleGuard
+	touched uint64    // by bits: the queues that have verdicts to send
+	alarm   time.Time // when the engine's timer is to fire
+	left    bool      // what is to stay is decided: no packet is read any more
+	missed  uint64    // packets that did not fit into the queues
+	cut     uint64    // packets that were longer than a queue can show
 
 	ambiguous  bool   // it was said that connections of several zones look alike
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
@@ -119,7 +128,7 @@ func (d *daemon) start() (err error) {
 		return err
 	}
 	d.takeOver()
-	if err := d.openQueue(); err != nil {
+	if err := d.openQueues(); err != nil {
 		return err
 	}
 	if d.guard.watcher, err = rules.Watch(); err != nil {
@@ -162,63 +171,51 @@ func (d *daemon) takeOver() {
 	d.resync()
 }
 
-func (d *daemon) openQueue() (err error) {
-	d.queue, err = queue.Open(queue.Config{
-		Number:    d.cfg.Queue.Number,
-		Length:    d.cfg.Queue.Length,
-		FailOpen:  !d.cfg.FailClosed,
-		Conntrack: d.features.Conntrack,
-	})
-	if taken := (*queue.TakenError)(nil); errors.As(err, &taken) {
-		return fmt.Errorf("%w, by queue: {number: N} in the configuration", err)
-	}
-	return err
-}
-
 // loop works until a signal or a failure ends it.
 func (d *daemon) loop(signals <-chan os.Signal) error {
+	d.serve()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	audit := time.NewTicker(auditEvery)
 	defer audit.Stop()
 	for {
+		err, ending := error(nil), false
 		select {
-		case batch, ok := <-d.queue.Packets():
-			if !ok {
-				return fmt.Errorf("queue %d: %w", d.cfg.Queue.Number, d.queue.Err())
-			}
-			if err := d.events(); err != nil { // what came of earlier packets comes first
-				return err
-			}
-			d.packets(batch)
+		case err = <-d.ended:
 		case _, ok := <-d.tables.watcher.Ready():
 			if !ok {
 				return d.tables.watcher.Err()
 			}
-			if err := d.events(); err != nil {
-				return err
-			}
+			d.do(func() { err = d.events() })
 		case _, ok := <-d.guard.watcher.Changed():
 			if !ok {
 				return d.guard.watcher.Err()
 			}
-			d.checkRules()
+			d.do(d.checkRules)
 		case <-audit.C:
-			d.audit()
+			d.do(d.audit)
 		case <-timer.C:
-			d.drive(d.engine.Tick(time.Now()))
+			d.do(func() { d.drive(d.engine.Tick(time.Now())) })
+		case <-d.wake:
 		case sig := <-signals:
 			switch sig {
 			case unix.SIGHUP:
-				d.reload()
+				d.do(d.reload)
 			case unix.SIGUSR1:
-				d.summary()
+				d.do(d.summary)
 			default:
 				d.log.Info("ending", "signal", sig.String())
-				return nil
+				ending = true
 			}
 		}
-		if next := d.engine.Next(); next.IsZero() {
+		if err != nil || ending {
+			return err
+		}
+		d.mu.Lock()
+		d.alarm = d.engine.Next()
+		next := d.alarm
+		d.mu.Unlock()
+		if next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(max(time.Until(next), tick))
@@ -246,11 +243,15 @@ func (d *daemon) audit() {
 
 // overflow tells the engine if packets passed unseen, or were dropped.
 func (d *daemon) overflow() {
-	s, err := d.queue.Stats()
-	if err != nil {
-		return
+	n := uint64(0)
+	for _, q := range d.queues {
+		s, err := q.Stats()
+		if err != nil {
+			return
+		}
+		n += s.Overruns + s.Kernel.Dropped + s.Kernel.UserDropped
 	}
-	if n := s.Overruns + s.Kernel.Dropped + s.Kernel.UserDropped; n > d.missed {
+	if n > d.missed {
 		d.log.Warn("packets did not fit into the queue", "packets", n-d.missed)
 		d.missed = n
 		d.engine.Overflowed()
@@ -274,36 +275,6 @@ func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, e
 		return engine.Conn{}, err
 	}
 	return d.tables.conn(&f), nil
-}
-
-// packets hands packets to the engine. Their time is this process's clock, as Tick's is: the kernel's stamp jumps when
-// somebody sets the time.
-func (d *daemon) packets(batch []queue.Packet) {
-	now := time.Now()
-	for i := range batch {
-		p := &batch[i]
-		if p.Truncated { // it must go as it came
-			d.cut++
-			d.verdict(engine.Verdict{ID: uint64(p.ID)})
-			continue
-		}
-		in := engine.Packet{ID: uint64(p.ID), Time: now, Data: p.Data}
-		if p.Conntrack != nil {
-			in.Conn = d.tables.packetConn(p)
-		}
-		d.drive(d.engine.Handle(in))
-	}
-}
-
-// drive carries out a step of the engine.
-func (d *daemon) drive(s *engine.Step) { engine.Drive(d.engine, s, d.tables, d.verdict) }
-
-func (d *daemon) verdict(v engine.Verdict) {
-	if err := d.queue.Verdict(uint32(v.ID), v.Data); err != nil {
-		if d.failed++; d.failed == 1 {
-			d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
-		}
-	}
 }
 
 // rules is what the table inet cthelperd is made from.
@@ -365,7 +336,7 @@ func (d *daemon) summary() {
 		"packets", e.Packets, "announced", e.Announced, "related", e.Related, "edits", e.Edits,
 		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
 		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
-		"verdicts-failed", d.failed, "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
+		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
 		"events-lost", d.eventsLost, "rules-restored", d.guard.total,
 	}
 	var refused, wrong []any
@@ -376,9 +347,16 @@ func (d *daemon) summary() {
 		wrong = append(wrong, slog.Uint64(h, e.Errors[h]))
 	}
 	args = append(args, slog.Group("refused", refused...), slog.Group("errors", wrong...))
-	if q, err := d.queue.Stats(); err == nil {
-		args = append(args, slog.Group("queue", "received", q.Received, "verdicts", q.Verdicts, "overruns", q.Overruns,
-			"unknown", q.Unknown, "refused", q.Refused, "dropped", q.Kernel.Dropped, "user-dropped", q.Kernel.UserDropped))
+	for i, driver := range d.queues {
+		name := "queue"
+		if len(d.queues) > 1 {
+			name = fmt.Sprintf("queue-%d", i)
+		}
+		if q, err := driver.Stats(); err == nil {
+			args = append(args, slog.Group(name, "received", q.Received, "verdicts", q.Verdicts, "overruns", q.Overruns,
+				"unknown", q.Unknown, "refused", q.Refused, "failed", q.Failed, "unreadable", q.Unreadable,
+				"dropped", q.Kernel.Dropped, "user-dropped", q.Kernel.UserDropped))
+		}
 	}
 	d.log.Info("counters", args...)
 }

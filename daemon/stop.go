@@ -19,19 +19,20 @@ func (d *daemon) close() (err error) {
 	if d.running {
 		d.notify(systemd.SdNotifyStopping)
 		err = errors.Join(rules.Clear(), d.drain())
-		d.leave()
-		d.summary()
+		d.do(d.leave)
+		d.do(d.summary)
 		d.running = false
 	}
 	if d.guard.watcher != nil {
 		err = errors.Join(err, d.guard.watcher.Close())
 	}
-	if d.lock != nil && d.queue != nil {
+	if d.lock != nil && d.queues != nil {
 		err = errors.Join(err, rules.Remove())
 	}
-	if d.queue != nil {
-		err = errors.Join(err, d.queue.Close())
+	for _, q := range d.queues {
+		err = errors.Join(err, q.Close())
 	}
+	d.serving.Wait()
 	if d.tables != nil {
 		err = errors.Join(err, d.tables.close())
 	}
@@ -41,39 +42,39 @@ func (d *daemon) close() (err error) {
 	return err
 }
 
-// drain gives the verdicts of all packets that wait, now that no more come.
+// drain waits for the verdicts of all packets that are in the queues, now that no more come.
 func (d *daemon) drain() error {
 	const pause = 10 * time.Millisecond
 	deadline := time.Now().Add(drainTime)
 	for {
-		for more := true; more; {
-			select {
-			case batch, ok := <-d.queue.Packets():
-				if !ok {
-					return d.queue.Err()
-				}
-				if err := d.events(); err != nil {
-					return err
-				}
-				d.packets(batch)
-			case <-time.After(pause):
-				more = false
-			}
-		}
-		d.drive(d.engine.Release())
-		s, err := d.queue.Stats()
-		if err != nil || s.Kernel.Waiting == 0 {
+		select {
+		case err := <-d.ended:
 			return err
+		case <-time.After(pause):
+		}
+		d.do(func() { d.drive(d.engine.Release()) })
+		waiting := uint32(0)
+		for _, q := range d.queues {
+			s, err := q.Stats()
+			if err != nil {
+				return err
+			}
+			waiting += s.Kernel.Waiting
+		}
+		if waiting == 0 {
+			return nil
 		}
 		if time.Now().After(deadline) {
-			d.log.Warn("packets wait in the queue and are dropped", "packets", s.Kernel.Waiting)
+			d.log.Warn("packets wait in the queue and are dropped", "packets", waiting)
 			return nil
 		}
 	}
 }
 
-// leave writes the state, or removes shadows and expectations if there is no file for it.
+// leave ends the reading of packets, which pass if more come by rules of the administrator's own. It writes the state, or
+// removes shadows and expectations if there is no file for it.
 func (d *daemon) leave() {
+	d.left = true
 	if d.cfg.State != "" {
 		state, err := d.saveState()
 		if err == nil {

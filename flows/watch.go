@@ -1,6 +1,8 @@
 package flows
 
 import (
+	"sync/atomic"
+
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
@@ -14,12 +16,13 @@ type Event struct {
 // Watcher tells of connections that were expected and have come, of all that are new outside of zone 0, and of all that
 // are gone. But for the goroutine that waits for Ready it is for one goroutine.
 type Watcher struct {
-	events *nfnl.Events
-	ready  chan struct{}
-	ending chan struct{}
-	err    error
-	raw    []nfnl.Event
-	batch  []Event
+	events  *nfnl.Events
+	ready   chan struct{}
+	ending  chan struct{}
+	err     error
+	pending atomic.Bool
+	raw     []nfnl.Event
+	batch   []Event
 }
 
 // Watch begins to watch the table of the calling thread's network namespace.
@@ -39,9 +42,14 @@ func (w *Watcher) Ready() <-chan struct{} { return w.ready }
 // Err is why Ready was closed.
 func (w *Watcher) Err() error { return w.err }
 
+// Pending tells, at no cost, whether something is there to Take as far as the watcher's own goroutine knows: it may know
+// a moment later than the kernel.
+func (w *Watcher) Pending() bool { return w.pending.Load() }
+
 // Take gives what has happened until now, without waiting: who reads a packet and then takes events knows all that came
 // before the packet. The events are valid until the next call. There may be more: the next Take gives them.
 func (w *Watcher) Take() ([]Event, error) {
+	w.pending.Store(false)
 	var err error
 	w.raw, err = w.events.Receive(w.raw[:0])
 	w.batch = w.batch[:0]
@@ -71,6 +79,7 @@ func (w *Watcher) run() {
 		if w.err = w.events.Wait(); w.err != nil {
 			return
 		}
+		w.pending.Store(true)
 		select {
 		case w.ready <- struct{}{}:
 		case <-w.ending:

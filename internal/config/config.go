@@ -25,11 +25,24 @@ type Config struct {
 	served []served
 }
 
-// Queue is the netfilter queue.
+// Queue is the netfilter queue, or several.
 type Queue struct {
-	Number uint16
-	Length uint32 // packets that wait in the kernel, at most
+	Number uint16 // of the first
+	Count  uint16 // how many, with numbers one after another
+	Length uint32 // packets that wait in the kernel, at most, in each
+	Driver Driver
 }
+
+// MaxQueues is the highest Count.
+const MaxQueues = 64
+
+// Driver says who speaks to the kernel's queues.
+type Driver string
+
+const (
+	DriverOwn       Driver = "own"
+	DriverReference Driver = "go-nfqueue" // the library, to compare with
+)
 
 // Rules says who queues the packets of control connections.
 type Rules string
@@ -82,7 +95,7 @@ func Parse(name string, data []byte, protocols []helpers.Protocol) (*Config, err
 func parse(name string, data []byte, protocols []helpers.Protocol) (*Config, error) {
 	r := &reader{file: name}
 	cfg := &Config{
-		Queue: Queue{Number: DefaultQueue, Length: DefaultLength},
+		Queue: Queue{Number: DefaultQueue, Count: 1, Length: DefaultLength, Driver: DriverOwn},
 		Rules: RulesInstall,
 		Log:   Log{Level: slog.LevelInfo},
 	}

@@ -109,7 +109,7 @@ func (r *reader) foreign(e entry, cfg *Config) {
 }
 
 func (r *reader) queue(n ast.Node, q *Queue) {
-	for _, e := range r.mapping(n, "queue", []string{"number", "length"}) {
+	for _, e := range r.mapping(n, "queue", []string{"number", "count", "length", "driver"}) {
 		if empty(e.value) {
 			continue
 		}
@@ -118,11 +118,22 @@ func (r *reader) queue(n ast.Node, q *Queue) {
 			if v, ok := r.number(e.value, e.name, 0, math.MaxUint16); ok {
 				q.Number = uint16(v)
 			}
+		case "count":
+			if v, ok := r.number(e.value, e.name, 1, MaxQueues); ok {
+				q.Count = uint16(v)
+			}
+		case "driver":
+			if word, ok := r.choice(e, string(DriverOwn), string(DriverReference)); ok {
+				q.Driver = Driver(word)
+			}
 		case "length":
 			if v, ok := r.number(e.value, e.name, 1, math.MaxInt32); ok {
 				q.Length = uint32(v)
 			}
 		}
+	}
+	if last := int(q.Number) + int(q.Count) - 1; last > math.MaxUint16 {
+		r.bad(tokenOf(n), "queues %d to %d: queue numbers end at %d", q.Number, last, math.MaxUint16)
 	}
 }
 

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -108,11 +109,18 @@ func (b *bed) open(f rules.Features) *queue.Queue {
 func record(q *queue.Queue) <-chan queue.Packet {
 	packets := make(chan queue.Packet, 1000)
 	go func() {
-		for batch := range q.Packets() {
-			for _, p := range batch {
-				packets <- p
-				q.Verdict(p.ID, nil)
+		for {
+			batch, err := q.Receive()
+			if err != nil {
+				return
 			}
+			for _, p := range batch {
+				id := p.ID
+				p.Data, p.Conntrack = bytes.Clone(p.Data), bytes.Clone(p.Conntrack)
+				packets <- p
+				q.Verdict(id, nil)
+			}
+			q.Flush()
 		}
 	}()
 	return packets
@@ -648,7 +656,12 @@ func TestReload(t *testing.T) {
 	held := make(chan queue.Packet, 100)
 	var hold, loose = make(chan struct{}), make(chan struct{})
 	go func() {
-		for batch := range q.Packets() {
+		defer close(loose)
+		for {
+			batch, err := q.Receive()
+			if err != nil {
+				return
+			}
 			for _, p := range batch {
 				select {
 				case <-hold:
@@ -657,8 +670,8 @@ func TestReload(t *testing.T) {
 					q.Verdict(p.ID, nil)
 				}
 			}
+			q.Flush()
 		}
-		close(loose)
 	}()
 	c := b.connect(b.client, netip.AddrPortFrom(serverAddr.v4, 21))
 	close(hold)
@@ -680,7 +693,8 @@ func TestReload(t *testing.T) {
 		if s, err := q.Stats(); err != nil || s.Kernel.Waiting == 0 {
 			t.Errorf("change %d: %+v, %v: the packet does not wait any more", i, s, err)
 		}
-		if err := q.Verdict(p.ID, nil); err != nil {
+		pass := func(p queue.Packet) error { return errors.Join(q.Verdict(p.ID, nil), q.Flush()) }
+		if err := pass(p); err != nil {
 			t.Fatal(err)
 		}
 		buf := make([]byte, 5)
@@ -689,7 +703,7 @@ func TestReload(t *testing.T) {
 		for done := false; !done; { // what else belongs to this exchange: acknowledgements, the echo
 			select {
 			case p := <-held:
-				q.Verdict(p.ID, nil)
+				pass(p)
 			case err := <-read:
 				if err != nil {
 					t.Fatalf("change %d: %v", i, err)
@@ -701,7 +715,7 @@ func TestReload(t *testing.T) {
 		s, err := q.Stats()
 		for deadline := time.Now().Add(5 * time.Second); ; s, err = q.Stats() {
 			for _, p := range drain(held) {
-				q.Verdict(p.ID, nil)
+				pass(p)
 			}
 			if err != nil || s.Kernel.Waiting == 0 || time.Now().After(deadline) {
 				break

@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/queue"
+)
+
+// driver is what the daemon uses of a queue: *queue.Queue, or *queue.Reference.
+type driver interface {
+	Receive() ([]queue.Packet, error)
+	Verdict(id uint32, data []byte) error
+	Flush() error
+	Stats() (queue.Stats, error)
+	Close() error
+}
+
+func (d *daemon) openQueues() error {
+	for i := range d.cfg.Queue.Count {
+		cfg := queue.Config{
+			Number:    d.cfg.Queue.Number + i,
+			Length:    d.cfg.Queue.Length,
+			FailOpen:  !d.cfg.FailClosed,
+			Conntrack: d.features.Conntrack,
+		}
+		q, err := openDriver(d.cfg.Queue.Driver, cfg)
+		if taken := (*queue.TakenError)(nil); errors.As(err, &taken) {
+			return fmt.Errorf("%w, by queue: {number: N} in the configuration", err)
+		}
+		if err != nil {
+			return err
+		}
+		d.queues = append(d.queues, q)
+	}
+	return nil
+}
+
+func openDriver(name config.Driver, cfg queue.Config) (driver, error) {
+	if name == config.DriverReference {
+		return queue.OpenReference(cfg)
+	}
+	return queue.Open(cfg)
+}
+
+// serve begins to read the queues, each on a thread of its own: it waits in a system call. All share one engine, which
+// costs a fraction of the system calls around it.
+func (d *daemon) serve() {
+	d.ended, d.wake = make(chan error, len(d.queues)), make(chan struct{}, 1)
+	for i := range d.queues {
+		d.serving.Go(func() {
+			runtime.LockOSThread()
+			for {
+				if err := d.batch(i); errors.Is(err, queue.ErrClosed) {
+					return
+				} else if err != nil {
+					d.ended <- err
+					return
+				}
+			}
+		})
+	}
+}
+
+// batch waits for packets of queue i, hands them to the engine, and sends the verdicts that there are then.
+func (d *daemon) batch(i int) error {
+	packets, err := d.queues[i].Receive()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	if d.tables.watcher.Pending() || begins(packets) {
+		err = d.events() // what came of earlier packets comes first
+	}
+	d.packets(i, packets)
+	d.unlock()
+	return err
+}
+
+// do runs f with all that mu guards.
+func (d *daemon) do(f func()) {
+	d.mu.Lock()
+	f()
+	d.unlock()
+}
+
+// unlock lets others go on, and sends the verdicts that were given meanwhile, on whichever queue.
+func (d *daemon) unlock() {
+	touched, log := d.touched, d.log
+	d.touched = 0
+	next := d.engine.Next()
+	sooner := !next.IsZero() && (d.alarm.IsZero() || next.Before(d.alarm))
+	if sooner {
+		d.alarm = next
+	}
+	d.mu.Unlock()
+	for ; touched != 0; touched &= touched - 1 {
+		if err := d.queues[bits.TrailingZeros64(touched)].Flush(); err != nil && d.failed.Add(1) == 1 {
+			log.Error("packets could not be given back; more of this is only counted", "error", err)
+		}
+	}
+	if sooner {
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// begins tells whether a packet may be the first of a connection. Then the end of an earlier connection with the same
+// addresses and ports must be known before, and it is asked for. Without NFQA_CT any datagram may be a first one.
+func begins(packets []queue.Packet) bool {
+	const isNew = 2 // IP_CT_NEW of enum ip_conntrack_info
+	for i := range packets {
+		p := &packets[i]
+		if p.Conntrack != nil {
+			if p.CtInfo == isNew {
+				return true
+			}
+		} else if mayBegin(p.Data) {
+			return true
+		}
+	}
+	return false
+}
+
+// mayBegin is false for a TCP segment without SYN, as far as that is seen at first sight (RFC 9293 section 3.1).
+func mayBegin(b []byte) bool {
+	const flags, syn = 13, 0x02
+	at := 0
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4 && b[9] == unix.IPPROTO_TCP:
+		at = int(b[0]&15) * 4
+	case len(b) >= 40 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_TCP:
+		at = 40
+	default:
+		return true
+	}
+	return len(b) <= at+flags || b[at+flags]&syn != 0
+}
+
+// packets hands packets of queue i to the engine. Their time is this process's clock, as Tick's is: the kernel's stamp
+// jumps when somebody sets the time.
+func (d *daemon) packets(i int, batch []queue.Packet) {
+	now := time.Now()
+	for n := range batch {
+		p := &batch[n]
+		id := uint64(i)<<32 | uint64(p.ID)
+		if p.Truncated { // it must go as it came
+			d.cut++
+		}
+		if p.Truncated || d.left {
+			d.verdict(engine.Verdict{ID: id})
+			continue
+		}
+		in := engine.Packet{ID: id, Time: now, Data: p.Data}
+		if p.Conntrack != nil {
+			in.Conn = d.tables.packetConn(p)
+		}
+		d.drive(d.engine.Handle(in))
+	}
+}
+
+// drive carries out a step of the engine.
+func (d *daemon) drive(s *engine.Step) { engine.Drive(d.engine, s, d.tables, d.verdict) }
+
+// verdict notes a verdict with the queue that the packet came from.
+func (d *daemon) verdict(v engine.Verdict) {
+	i := v.ID >> 32
+	d.touched |= 1 << i
+	if err := d.queues[i].Verdict(uint32(v.ID), v.Data); err != nil && d.failed.Add(1) == 1 {
+		d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
+	}
+}
