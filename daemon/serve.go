@@ -76,8 +76,10 @@ func (d *daemon) batch(i int) error {
 		return err
 	}
 	d.mu.Lock()
-	if d.tables.watcher.Pending() || begins(packets) {
-		err = d.events() // what came of earlier packets comes first
+	// What came of earlier packets comes first. The kernel is asked where it matters: that a connection ended whose
+	// addresses and ports are used again, or that an expectation was met which the next packet may cancel.
+	if d.tables.watcher.Pending() || d.engine.Pending() > 0 || begins(packets) {
+		err = d.events()
 	}
 	d.packets(i, packets)
 	d.unlock()

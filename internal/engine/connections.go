@@ -17,3 +17,6 @@ func (e *Engine) Connections() iter.Seq[Conn] {
 		}
 	}
 }
+
+// Pending is how many expectations wait for their connection. While there are none, no Related can matter.
+func (e *Engine) Pending() int { return e.pending }
