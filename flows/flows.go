@@ -167,6 +167,26 @@ func (t *Table) Liberal(orig helpers.Tuple, zone uint16) error {
 	return err
 }
 
+// ErrNotReplaceable says that a connection's entry holds what a new one could not be given.
+var ErrNotReplaceable = nfnl.ErrNotReplaceable
+
+// Replace puts a new entry in the place of f's, equal in tuples, translation, zone, mark and labels: the kernel can
+// adjust the numbers of an entry that was made so. No packet of f may come meanwhile, so have rules drop them. Its end
+// and its beginning are events. Only established TCP connections can be replaced.
+//
+// ErrNotFound and ErrNotReplaceable: nothing was changed. Another error: the kernel does not know the connection any more
+// until its next packet.
+func (t *Table) Replace(f *Flow) error {
+	if err := t.conn.ReplaceConnection(raw(f.Transport, f.Orig), f.Zone); err != nil {
+		return failed(f.Transport, f.Orig, err)
+	}
+	back, err := t.again(f.Transport, f.Orig, f.Zone)
+	if err == nil && back.Reply != f.Reply {
+		err = fmt.Errorf("%s %s: the new entry is answered by %s, not by %s", f.Transport, f.Orig, back.Reply, f.Reply)
+	}
+	return err
+}
+
 // Each gives every connection of both families to each, which must not use t nor keep the Flow.
 func (t *Table) Each(each func(*Flow)) error {
 	var f Flow

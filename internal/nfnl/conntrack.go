@@ -14,15 +14,20 @@ const (
 	ctaStatus      = 3
 	ctaProtoInfo   = 4
 	ctaHelp        = 5
+	ctaNATSrc      = 6
 	ctaTimeout     = 7
 	ctaMark        = 8
+	ctaNATDst      = 13
 	ctaTupleMaster = 14
 	ctaSeqAdjOrig  = 15
 	ctaSeqAdjReply = 16
 	ctaZone        = 18
+	ctaLabels      = 22
 
 	ctaProtoInfoTCP           = 1
 	ctaProtoInfoTCPState      = 1
+	ctaProtoInfoTCPScaleOrig  = 2
+	ctaProtoInfoTCPScaleReply = 3
 	ctaProtoInfoTCPFlagsOrig  = 4
 	ctaProtoInfoTCPFlagsReply = 5
 	ctaHelpName               = 1
@@ -40,10 +45,11 @@ const (
 	StatusConfirmed = 1 << 3
 	StatusSrcNAT    = 1 << 4
 	StatusDstNAT    = 1 << 5
+	StatusOffload   = 1 << 14 // a flow table forwards its packets
 )
 
-// tcpEstablished is enum tcp_conntrack's value.
-const tcpEstablished = 3
+// TCPEstablished is enum tcp_conntrack's value.
+const TCPEstablished = 3
 
 // TCPLiberal lets numbers outside of the window pass in one direction (IP_CT_TCP_FLAG_BE_LIBERAL).
 const TCPLiberal = 0x08
@@ -68,6 +74,9 @@ type Connection struct {
 	Adjusted    bool      // the entry shows Adjust
 	Adjust      [2]SeqAdj // original, reply
 	TCPFlags    [2]uint8  // original, reply: IP_CT_TCP_FLAG_*
+	TCPScale    [2]uint8  // original, reply: window scale
+	TCPState    uint8     // enum tcp_conntrack
+	Labels      [16]byte  // connlabels
 }
 
 // ZoneDir says which tuple of an entry is in its zone; the other one is in zone 0 (nf_conntrack_zone.dir).
@@ -116,6 +125,8 @@ func (c *Connection) Parse(b []byte) error {
 			err = h.err
 		case ctaProtoInfo:
 			err = c.parseProtoInfo(a.value)
+		case ctaLabels:
+			copy(c.Labels[:], a.value)
 		case ctaSeqAdjOrig, ctaSeqAdjReply:
 			c.Adjusted = true
 			err = c.Adjust[a.typ-ctaSeqAdjOrig].parse(a.value)
@@ -147,9 +158,15 @@ func (c *Connection) parseProtoInfo(b []byte) error {
 		}
 		tcp := attributes{rest: a.value}
 		for tcp.next() {
-			dir := tcp.typ - ctaProtoInfoTCPFlagsOrig
-			if dir < 2 && len(tcp.value) == 2 { // struct nf_ct_tcp_flags: flags, mask
-				c.TCPFlags[dir] = tcp.value[0]
+			switch tcp.typ {
+			case ctaProtoInfoTCPState:
+				c.TCPState = tcp.uint8()
+			case ctaProtoInfoTCPScaleOrig, ctaProtoInfoTCPScaleReply:
+				c.TCPScale[tcp.typ-ctaProtoInfoTCPScaleOrig] = tcp.uint8()
+			case ctaProtoInfoTCPFlagsOrig, ctaProtoInfoTCPFlagsReply: // struct nf_ct_tcp_flags: flags, mask
+				if len(tcp.value) == 2 {
+					c.TCPFlags[tcp.typ-ctaProtoInfoTCPFlagsOrig] = tcp.value[0]
+				}
 			}
 		}
 		a.note(tcp.err)
@@ -202,7 +219,7 @@ func (b *Batch) CreateConnection(c *Connection) {
 		var info, tcp int
 		out, info = begin(out, ctaProtoInfo)
 		out, tcp = begin(out, ctaProtoInfoTCP)
-		out = end(end(putUint8(out, ctaProtoInfoTCPState, tcpEstablished), tcp), info)
+		out = end(end(putUint8(out, ctaProtoInfoTCPState, TCPEstablished), tcp), info)
 	}
 	b.out = out
 }

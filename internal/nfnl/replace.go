@@ -1,0 +1,149 @@
+package nfnl
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attributes of a translation (enum ctattr_nat, ctattr_protonat).
+const (
+	ctaNATv4Min = 1
+	ctaNATv4Max = 2
+	ctaNATProto = 3
+	ctaNATv6Min = 4
+	ctaNATv6Max = 5
+
+	ctaNATPortMin = 1
+	ctaNATPortMax = 2
+)
+
+// keptTCPFlags are the flags of a direction that hold as long as the connection does (IP_CT_TCP_FLAG_WINDOW_SCALE,
+// _SACK_PERM, _BE_LIBERAL); the others belong to numbers that a new entry does not know.
+const keptTCPFlags = 0x01 | 0x02 | TCPLiberal
+
+// ErrNotReplaceable says that an entry holds what a new one could not be given.
+var ErrNotReplaceable = errors.New("the connection's entry cannot be replaced")
+
+// ReplaceConnection puts a new entry in the place of the one with the original tuple orig, which must be an established
+// TCP connection. The new one has the same tuples, translation, zone, mark, labels, master, timeout and window scales; it
+// has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew, and so does
+// the window: the kernel takes it from the next packets (tcp_in_window). A packet between the two makes an entry of its
+// own, if the rules let it: have them drop the connection's packets meanwhile.
+//
+// ENOENT: there is no such entry. ErrNotReplaceable: nothing was changed. Another error: the entry is gone.
+func (c *Conn) ReplaceConnection(orig Tuple, zone uint16) error {
+	e, err := c.Get(orig, zone)
+	if zone != 0 && errors.Is(err, unix.ENOENT) {
+		e, err = c.Get(orig, 0)
+		if err == nil && (e.Zone != zone || e.ZoneDir != ZoneReply) {
+			return &Error{"replace a connection", unix.ENOENT}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.replaceable(&e, orig); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotReplaceable, err)
+	}
+	if e.ZoneDir == ZoneReply {
+		zone = 0 // the original tuple's
+	}
+	const tries = 3
+	for try := 1; ; try++ {
+		b := c.Begin()
+		b.DeleteConnection(&orig, zone)
+		b.copyConnection(&e)
+		if err := b.Do(); err == nil {
+			return nil
+		}
+		// A packet may have made an entry between the two, or the old one may have ended.
+		if again := b.Errno(1) == unix.EEXIST && try < tries; !again {
+			return b.Err(1)
+		}
+	}
+}
+
+func (c *Conn) replaceable(e *Connection, orig Tuple) error {
+	switch {
+	case e.Orig != orig:
+		return errors.New("the tuple is not its original one")
+	case e.Orig.Proto != unix.IPPROTO_TCP || e.TCPState != TCPEstablished:
+		return errors.New("it is no established TCP connection")
+	case e.Status&StatusOffload != 0:
+		return errors.New("a flow table has it")
+	case e.Helper != "":
+		return errors.New("it carries a helper")
+	case e.Expected:
+		if _, err := c.Get(e.Master, e.Zone); err != nil {
+			return fmt.Errorf("its master is gone: %w", err)
+		}
+	}
+	return nil
+}
+
+// copyConnection enters e as it was read. The reply tuple is given without NAT, and the NAT as a range of one
+// (ctnetlink_setup_nat makes the reply tuple from it).
+func (b *Batch) copyConnection(e *Connection) {
+	b.open("create a connection", CTNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, Family(e.Orig.Src))
+	plain := Tuple{Src: e.Orig.Dst, SrcPort: e.Orig.DstPort, Dst: e.Orig.Src, DstPort: e.Orig.SrcPort, Proto: e.Orig.Proto}
+	var zone [2]uint16
+	out := b.out
+	switch e.ZoneDir {
+	case ZoneBoth:
+		out = putZone(out, ctaZone, e.Zone)
+	case ZoneOrig:
+		zone[0] = e.Zone
+	case ZoneReply:
+		zone[1] = e.Zone
+	}
+	out = plain.putIn(e.Orig.putIn(out, ctaTupleOrig, zone[0]), ctaTupleReply, zone[1])
+	if e.Reply.Dst != plain.Dst || e.Reply.DstPort != plain.DstPort {
+		out = e.Reply.putNAT(out, ctaNATSrc, false)
+	}
+	if e.Reply.Src != plain.Src || e.Reply.SrcPort != plain.SrcPort {
+		out = e.Reply.putNAT(out, ctaNATDst, true)
+	}
+	if e.Expected {
+		out = e.Master.put(out, ctaTupleMaster)
+	}
+	out = putUint32(out, ctaStatus, StatusConfirmed|e.Status&(StatusSeenReply|StatusAssured))
+	out = putUint32(out, ctaTimeout, e.Timeout)
+	if e.Mark != 0 {
+		out = putUint32(out, ctaMark, e.Mark)
+	}
+	if e.Labels != [16]byte{} {
+		out = append(appendAttr(out, ctaLabels, len(e.Labels)), e.Labels[:]...)
+	}
+	out, info := begin(out, ctaProtoInfo)
+	out, tcp := begin(out, ctaProtoInfoTCP)
+	out = putUint8(out, ctaProtoInfoTCPState, e.TCPState)
+	for dir := range uint16(2) {
+		out = putUint8(out, ctaProtoInfoTCPScaleOrig+dir, e.TCPScale[dir])
+		out = append(appendAttr(out, ctaProtoInfoTCPFlagsOrig+dir, 2), e.TCPFlags[dir]&keptTCPFlags, keptTCPFlags, 0, 0)
+	}
+	b.out = end(end(out, tcp), info)
+}
+
+// putIn appends the tuple of a direction that is in a zone of its own; 0: in none.
+func (t *Tuple) putIn(b []byte, typ, zone uint16) []byte {
+	start := len(b)
+	return end(putZone(t.put(b, typ), ctaTupleZone, zone), start)
+}
+
+// putNAT appends a translation to the tuple's source, or its destination.
+func (t *Tuple) putNAT(b []byte, typ uint16, source bool) []byte {
+	addr, port := t.Dst, t.DstPort
+	if source {
+		addr, port = t.Src, t.SrcPort
+	}
+	least, most := uint16(ctaNATv4Min), uint16(ctaNATv4Max)
+	if !addr.Is4() {
+		least, most = ctaNATv6Min, ctaNATv6Max
+	}
+	b, nat := begin(b, typ)
+	b = putAddr(putAddr(b, least, addr), most, addr)
+	b, proto := begin(b, ctaNATProto)
+	return end(end(putUint16(putUint16(b, ctaNATPortMin, port), ctaNATPortMax, port), proto), nat)
+}
