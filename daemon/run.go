@@ -134,7 +134,7 @@ func (d *daemon) start() (err error) {
 	if d.guard.watcher, err = rules.Watch(); err != nil {
 		return err
 	}
-	if err := rules.Install(d.rules(d.cfg)); err != nil {
+	if err := d.install(d.cfg); err != nil {
 		return err
 	}
 	d.running = true
@@ -319,8 +319,8 @@ func (d *daemon) change(cfg *config.Config) error {
 	if err := d.engine.Reload(d.engineConfig(cfg)); err != nil {
 		return errors.Join(err, d.tables.reload(d.cfg))
 	}
-	if err := rules.Install(d.rules(cfg)); err != nil {
-		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg))
+	if err := d.install(cfg); err != nil {
+		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg), rules.Install(d.rules(d.cfg)))
 	}
 	d.cfg = cfg
 	d.log = newLogger(d.out, cfg.Log)

@@ -27,6 +27,7 @@ type Flow struct {
 	Adjusted    bool      // Adjust is shown
 	Adjust      [2]SeqAdj // sequence adjustment by helpers.Dir
 	Liberal     bool      // numbers outside of the window pass in both directions
+	TCPState    uint8     // enum tcp_conntrack
 }
 
 // SeqAdj is the sequence adjustment of one direction (struct nf_ct_seqadj): segments behind Pos are moved by After,
@@ -38,6 +39,9 @@ type SeqAdj struct {
 
 // Expected says whether the connection was expected (IPS_EXPECTED).
 func (f *Flow) Expected() bool { return f.Status&nfnl.StatusExpected != 0 }
+
+// Established says whether both ends of a TCP connection have spoken, and none has ended.
+func (f *Flow) Established() bool { return f.TCPState == nfnl.TCPEstablished }
 
 // Translated says whether a NAT changes its addresses or ports.
 func (f *Flow) Translated() bool { return f.Orig != f.Reply.Turned() }
@@ -201,7 +205,7 @@ func flow(c *nfnl.Connection) Flow {
 		Transport: helpers.Transport(c.Orig.Proto), Orig: cooked(&c.Orig), Reply: cooked(&c.Reply),
 		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper, Adjusted: c.Adjusted,
 		Adjust:  [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
-		Liberal: c.TCPFlags[0]&c.TCPFlags[1]&nfnl.TCPLiberal != 0,
+		Liberal: c.TCPFlags[0]&c.TCPFlags[1]&nfnl.TCPLiberal != 0, TCPState: c.TCPState,
 	}
 	if c.Expected {
 		f.Master = cooked(&c.Master)

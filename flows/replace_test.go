@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -146,7 +145,7 @@ func replaced(t *testing.T, c net.Conn, to string) error {
 		t.Errorf("tuples %v %v, want %v %v", after.Orig, after.Reply, before.Orig, before.Reply)
 	case after.Mark != before.Mark || before.Mark != 0x1234:
 		t.Errorf("mark %#x, it was %#x", after.Mark, before.Mark)
-	case !slices.Equal(after.Labels, before.Labels) || len(before.Labels) == 0:
+	case after.Labels != before.Labels || before.Labels == [16]byte{}:
 		t.Errorf("labels %x, they were %x", after.Labels, before.Labels)
 	case after.Status&translated != before.Status&translated || before.Status&translated == 0:
 		t.Errorf("status %#x, it was %#x", after.Status, before.Status)

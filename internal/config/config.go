@@ -19,8 +19,11 @@ type Config struct {
 	Rules  Rules
 	// FailClosed drops packets of control connections while nobody reads them; else they pass unseen.
 	FailClosed bool
-	State      string // file that keeps sessions over a restart; empty: they end with the daemon
-	Log        Log
+	// KeepOlder leaves the entries of connections under NAT that are older than the daemon as they are; else they get
+	// new ones.
+	KeepOlder bool
+	State     string // file that keeps sessions over a restart; empty: they end with the daemon
+	Log       Log
 
 	served []served
 }

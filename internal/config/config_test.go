@@ -75,7 +75,7 @@ func TestDefault(t *testing.T) {
 	if diff := cmp.Diff(standard(), ports(cfg)); diff != "" {
 		t.Errorf("ports (-want +got):\n%s", diff)
 	}
-	if cfg.Rules != config.RulesInstall || cfg.FailClosed || cfg.State != "" || cfg.Log.JSON || cfg.Log.Level != slog.LevelInfo {
+	if cfg.Rules != config.RulesInstall || cfg.FailClosed || cfg.KeepOlder || cfg.State != "" || cfg.Log.JSON || cfg.Log.Level != slog.LevelInfo {
 		t.Errorf("default %+v: want own rules, fail open, no state, text from info on", cfg)
 	}
 	if diff := cmp.Diff(config.Queue{Number: config.DefaultQueue, Count: 1, Length: config.DefaultLength, Driver: config.DriverOwn}, cfg.Queue); diff != "" {
@@ -107,7 +107,7 @@ func TestExample(t *testing.T) {
 	}
 	for _, key := range []string{
 		"helpers", "enabled", "ports", "policy", "late", "foreign", "min-port", "limits", "per-peer", "total", "rate", "flows",
-		"queue", "number", "count", "length", "driver", "rules", "fail", "state", "log", "format", "level",
+		"queue", "number", "count", "length", "driver", "rules", "older", "fail", "state", "log", "format", "level",
 	} {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("the example does not show the key %s", key)
@@ -194,9 +194,9 @@ func TestParse(t *testing.T) {
 				t.Errorf("policy %+v, want any", cfg.Policy)
 			}
 		}},
-		{"daemon", "queue:\n  number: 0\n  count: 4\n  length: 10\n  driver: go-nfqueue\nrules: none\nfail: closed\nstate: /run/x/../state\nlog:\n  format: json\n  level: debug\n",
+		{"daemon", "queue:\n  number: 0\n  count: 4\n  length: 10\n  driver: go-nfqueue\nrules: none\nolder: keep\nfail: closed\nstate: /run/x/../state\nlog:\n  format: json\n  level: debug\n",
 			func(t *testing.T, cfg *config.Config, _ callOptions) {
-				if cfg.Queue != (config.Queue{Number: 0, Count: 4, Length: 10, Driver: config.DriverReference}) || cfg.Rules != config.RulesNone || !cfg.FailClosed ||
+				if cfg.Queue != (config.Queue{Number: 0, Count: 4, Length: 10, Driver: config.DriverReference}) || cfg.Rules != config.RulesNone || !cfg.FailClosed || !cfg.KeepOlder ||
 					cfg.State != "/run/state" || cfg.Log != (config.Log{JSON: true, Level: slog.LevelDebug}) {
 					t.Errorf("got %+v", cfg)
 				}
@@ -217,10 +217,10 @@ func TestParse(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"unknown key", "policy:\n  lat: allow\n", `f.yaml:2:3: unknown key "lat" in policy: did you mean late? Known are late, foreign, min-port, limits`},
-		{"unknown key far from all", "\nxyzzy: 1\n", `f.yaml:2:1: unknown key "xyzzy" in the file: known are helpers, policy, queue, rules, fail, state, log`},
+		{"unknown key far from all", "\nxyzzy: 1\n", `f.yaml:2:1: unknown key "xyzzy" in the file: known are helpers, policy, queue, rules, older, fail, state, log`},
 		{"unknown protocol", "helpers:\n  fpt: {}\n", `f.yaml:2:3: unknown key "fpt" in helpers: did you mean ftp? Known are ftp, call, h323`},
 		{"unknown option", "helpers:\n  call:\n    wiat: 3s\n", `f.yaml:3:5: unknown key "wiat" in helpers.call: did you mean wait? Known are enabled, ports, wait, loose, realms`},
-		{"key that is no word", "1: 2\n", `f.yaml:1:1: 1 is not a key of the file: known are helpers, policy, queue, rules, fail, state, log`},
+		{"key that is no word", "1: 2\n", `f.yaml:1:1: 1 is not a key of the file: known are helpers, policy, queue, rules, older, fail, state, log`},
 		{"list for a section", "policy: [a]\n", `f.yaml:1:9: policy must be keys with values, one a line: known are late, foreign, min-port, limits`},
 		{"option of a wrong type", "helpers:\n  call:\n    loose: perhaps\n", `f.yaml:3:12: cannot unmarshal string into Go struct field callOptions.Loose of type bool`},
 		{"option refused by the helper", "helpers:\n  ftp: {}\n  call:\n    wait: -1s\n", `f.yaml:3:3: helpers.call: wait must not be negative`},
@@ -261,7 +261,7 @@ func TestParseErrors(t *testing.T) {
 		{"big", strings.Repeat("#", 1<<20+1), "f.yaml:1:1: the file has 1048577 bytes, more than 1048576: is it a configuration?"},
 		{"several, by line", "log:\n  level: loud\nfail: closed\nlogg: 1\n",
 			"f.yaml:2:10: level cannot be \"loud\": known are debug, info, warn, error\n" +
-				`f.yaml:4:1: unknown key "logg" in the file: did you mean log? Known are helpers, policy, queue, rules, fail, state, log`},
+				`f.yaml:4:1: unknown key "logg" in the file: did you mean log? Known are helpers, policy, queue, rules, older, fail, state, log`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

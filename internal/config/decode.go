@@ -11,7 +11,7 @@ import (
 
 // config reads the whole file; the sections of protocols are kept for helpers.
 func (r *reader) config(root ast.Node, cfg *Config, sections []section) {
-	for _, e := range r.mapping(root, "the file", []string{"helpers", "policy", "queue", "rules", "fail", "state", "log"}) {
+	for _, e := range r.mapping(root, "the file", []string{"helpers", "policy", "queue", "rules", "older", "fail", "state", "log"}) {
 		if empty(e.value) {
 			continue
 		}
@@ -26,6 +26,9 @@ func (r *reader) config(root ast.Node, cfg *Config, sections []section) {
 			if word, ok := r.choice(e, string(RulesInstall), string(RulesNone)); ok {
 				cfg.Rules = Rules(word)
 			}
+		case "older":
+			word, _ := r.choice(e, "replace", "keep")
+			cfg.KeepOlder = word == "keep"
 		case "fail":
 			word, _ := r.choice(e, "open", "closed")
 			cfg.FailClosed = word == "closed"

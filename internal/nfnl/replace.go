@@ -55,12 +55,17 @@ func (c *Conn) ReplaceConnection(orig Tuple, zone uint16) error {
 		b := c.Begin()
 		b.DeleteConnection(&orig, zone)
 		b.copyConnection(&e)
-		if err := b.Do(); err == nil {
+		err := b.Do()
+		switch made := b.Err(1); {
+		case err == nil:
 			return nil
-		}
-		// A packet may have made an entry between the two, or the old one may have ended.
-		if again := b.Errno(1) == unix.EEXIST && try < tries; !again {
-			return b.Err(1)
+		case try == 1 && b.Errno(0) == unix.ENOENT: // it has ended meanwhile
+			if made == nil {
+				err = errors.Join(err, c.DeleteConnection(orig, zone))
+			}
+			return err
+		case b.Errno(1) != unix.EEXIST || try == tries: // a packet may have made an entry between the two
+			return made
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (r rule) text() string {
 
 // layout is the whole table: what Install sends and what Text prints.
 func layout(cfg *Config) []chain {
-	chains := shadowChains()
+	chains := rawChains(cfg)
 	if cfg.Features.ExpectObject {
 		chains = append(chains, firstChains(cfg)...)
 	}
@@ -61,10 +61,16 @@ func layout(cfg *Config) []chain {
 	return chains
 }
 
-// shadowChains keep packets away from shadow masters: they would set their timeout and state.
-func shadowChains() []chain {
+// rawChains keep packets away from shadow masters: they would set their timeout and state. They drop what is on hold,
+// too: it is repeated soon.
+func rawChains(cfg *Config) []chain {
 	const why = "shadow masters have port 0"
 	jumps := []rule{{"", []term{l4protos{helpers.TCP, helpers.UDP}, jump("shadow")}}}
+	if len(cfg.Hold) > 0 {
+		for _, side := range []ports{{thDport, cfg.Hold}, {thSport, cfg.Hold}} {
+			jumps = append(jumps, rule{"on hold", []term{l4proto(helpers.TCP), side, counter{}, drop{}}})
+		}
+	}
 	return []chain{
 		{
 			name:    "shadow",

@@ -23,6 +23,9 @@ type Config struct {
 	// Manual leaves queueing to rules of the administrator's own (those that Text prints). The table then holds
 	// only what they cannot say or should not have to: the ct expectation object and the drop of port 0.
 	Manual bool
+	// Hold are ports whose TCP packets are dropped before conntrack, while entries of its table are replaced. Text
+	// does not have them.
+	Hold []uint16
 }
 
 // Helper is one helper's part of the rules.
