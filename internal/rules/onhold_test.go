@@ -8,7 +8,7 @@ import (
 )
 
 // What is on hold is dropped before conntrack sees it, both ways; TCP repeats it when the hold is over. Other ports go on.
-func TestHold(t *testing.T) {
+func TestOnHold(t *testing.T) {
 	t.Parallel()
 	f := probed(t)
 	b := newBed(t)
