@@ -31,11 +31,21 @@ func (k kind) setup() bool   { return k >= active && k <= epsv }
 
 // command is one that the client has sent and the server has not answered.
 type command struct {
-	kind  kind
 	group uint64 // of active: what it announced; 0: nothing
-	name  span   // of transfer: in session.names, what to note when the passive reply before it is there
-	how   string // of secure: the mechanism
+	name  part   // of transfer: what to note when the passive reply before it is there
+	kind  kind
+	how   mechanism // of secure
 }
+
+// part is a part of books.names.
+type part struct{ off, end uint16 }
+
+// mechanism is one of AUTH's that means TLS (RFC 4217, section 4; TLS-C and TLS-P, SSL of its drafts).
+type mechanism uint8
+
+const mechanisms = 5 // the first one is none
+
+func (m mechanism) String() string { return [mechanisms]string{"", "TLS", "SSL", "TLS-C", "TLS-P"}[m] }
 
 var (
 	errVerb     = errors.New("not a command")
@@ -183,7 +193,7 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 		s.push(command{kind: transfer})
 		return
 	}
-	id, pipelined, wait := s.effect, 0, false
+	id, pipelined, wait := s.effect(), 0, false
 	for i := range s.queue {
 		switch c := &s.queue[i]; {
 		case c.kind == active:
@@ -219,27 +229,36 @@ func describe(b, verb, arg []byte, n int) []byte {
 }
 
 // keep puts a transfer's note aside. first: no other is needed any more.
-func (s *session) keep(verb, arg []byte, first bool) span {
+func (s *session) keep(verb, arg []byte, first bool) part {
+	b := s.open()
 	if first {
-		s.names = s.names[:0]
+		b.names = b.names[:0]
 	}
-	if len(s.names) > maxNames-maxNote {
-		return span{}
+	if len(b.names) > maxNames-maxNote {
+		return part{}
 	}
-	off := len(s.names)
-	s.names = describe(s.names, verb, arg, maxNote)
-	return span{off, len(s.names)}
+	off := len(b.names)
+	b.names = describe(b.names, verb, arg, maxNote)
+	return part{uint16(off), uint16(len(b.names))}
 }
 
-// authentication is an AUTH command. Only the mechanisms that mean TLS encrypt the stream itself (RFC 4217, section 4;
-// TLS-C and TLS-P, SSL of its drafts); GSSAPI and others wrap commands in verbs of their own, which mean nothing here.
+// authentication is an AUTH command. Only the mechanisms that mean TLS encrypt the stream itself; GSSAPI and others wrap
+// commands in verbs of their own, which mean nothing here.
 func authentication(arg []byte) command {
-	for _, m := range [...]string{"TLS", "SSL", "TLS-C", "TLS-P"} {
-		if bytes.EqualFold(bytes.TrimRight(arg, " \t"), []byte(m)) {
-			return command{kind: secure, how: m}
-		}
+	if m := mechanismOf(bytes.TrimRight(arg, " \t")); m != 0 {
+		return command{kind: secure, how: m}
 	}
 	return command{}
+}
+
+// mechanismOf is 0 for what is none that means TLS.
+func mechanismOf(name []byte) mechanism {
+	for m := mechanism(1); m < mechanisms; m++ {
+		if bytes.EqualFold(name, []byte(m.String())) {
+			return m
+		}
+	}
+	return 0
 }
 
 // push puts a command behind those that wait for their reply; false: there are too many.
@@ -249,7 +268,7 @@ func (s *session) push(c command) bool {
 	case s.loose && full: // replies were lost: the oldest was likely answered by one of them
 		s.pop(1)
 	case !s.loose && (full || s.overflow > 0):
-		s.overflow++
+		s.overflow++ // it wraps after 4 Gi commands without a reply
 		return false
 	}
 	s.queue = append(s.queue, c)
@@ -272,7 +291,7 @@ func (s *session) pop(n int) {
 	}
 	s.queue = s.queue[:copy(s.queue, s.queue[n:])]
 	reply := &s.dirs[helpers.Reply]
-	reply.known = max(0, reply.known-n)
+	reply.known = uint8(max(0, int(reply.known)-n))
 }
 
 // header tells a header field of HTTP, SIP or mail ("Host: …") from a command: no verb of FTP has a colon.

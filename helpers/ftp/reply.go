@@ -22,7 +22,7 @@ func (s *session) readReply(seg *helpers.Segment, off int, line []byte, out *hel
 	code, last := replyCode(b)
 	if s.multi != 0 {
 		// RFC 959, section 4.2: only the same code and a blank end it; anything else is text.
-		if code != s.multi || !last {
+		if code != int(s.multi) || !last {
 			return
 		}
 		s.multi = 0
@@ -33,7 +33,7 @@ func (s *session) readReply(seg *helpers.Segment, off int, line []byte, out *hel
 			s.lock(seg.Dir, "a status line of HTTP")
 		}
 	case !last:
-		s.multi = code
+		s.multi = uint16(code)
 	default:
 		s.answer(seg, off, line, b, index, code, out)
 	}
@@ -79,9 +79,9 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 	if f, note, ok := opening(code); ok {
 		switch {
 		case known && opens(c.kind, code):
-			s.open(seg, off, line, b, index, f, note, false, out)
+			s.opened(seg, off, line, b, index, f, note, false, out)
 		case s.blind && !s.dirs[helpers.Reply].early:
-			s.open(seg, off, line, b, index, f, note, true, out)
+			s.opened(seg, off, line, b, index, f, note, true, out)
 		default:
 			s.fail(off+place(index, 0), fmt.Errorf("%d: %w", code, errUnasked))
 		}
@@ -103,11 +103,12 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 				}
 			}
 			s.clear()
-			s.tellTLS("AUTH "+c.how, out)
+			s.tellTLS("AUTH "+c.how.String(), out)
 		}
 	case restart: // RFC 959, section 4.1.1: as after the greeting
 		if done {
-			s.epsvAll, s.effect = false, 0
+			s.epsvAll = false
+			s.unlink()
 			if !s.loose {
 				s.drop(out, superseded)
 			}
@@ -198,8 +199,8 @@ func opens(k kind, code int) bool {
 	return false
 }
 
-// open reads 227, 228 and 229. own: only the server's own address counts.
-func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []uint16, f form, note string, own bool,
+// opened reads 227, 228 and 229. own: only the server's own address counts.
+func (s *session) opened(seg *helpers.Segment, off int, line, b []byte, index []uint16, f form, note string, own bool,
 	out *helpers.Result) {
 	var e endPoint
 	var err error
@@ -232,10 +233,17 @@ func (s *session) open(seg *helpers.Segment, off int, line, b []byte, index []ui
 		if c.name.end > 0 {
 			out.Notes = append(out.Notes, helpers.Note{
 				Group: helpers.Group{ID: id},
-				Text:  string(s.names[c.name.off:c.name.end]),
+				Text:  string(s.books.names[c.name.off:c.name.end]),
 			})
-			c.name = span{}
+			c.name = part{}
 		}
+	}
+}
+
+// unlink says that transfers use nothing that was announced.
+func (s *session) unlink() {
+	if s.books != nil {
+		s.books.effect = 0
 	}
 }
 
@@ -245,7 +253,7 @@ func (s *session) settle(id uint64, done bool, out *helpers.Result) {
 	switch {
 	case id == 0 && done && !s.loose:
 		// The server agreed to what was refused here: transfers go elsewhere.
-		s.effect = 0
+		s.unlink()
 		s.drop(out, superseded)
 	case g == nil:
 	case done:

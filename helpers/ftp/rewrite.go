@@ -30,7 +30,7 @@ func (s *session) hold(seg *helpers.Segment, off int) int {
 		}
 	} else {
 		code, last := replyCode(b)
-		if _, _, ok := opening(code); ok && last && (s.multi == 0 || s.multi == code) && s.countable(code) {
+		if _, _, ok := opening(code); ok && last && (s.multi == 0 || int(s.multi) == code) && s.countable(code) {
 			at = codeLen
 			for at < len(b) && !digit(b[at]) {
 				at++
@@ -45,7 +45,10 @@ func (s *session) hold(seg *helpers.Segment, off int) int {
 
 // Rewrite implements helpers.Rewriter. Numbers that are the same on both sides are left as they are written.
 func (s *session) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edit) []helpers.Edit {
-	for _, at := range s.sites {
+	if s.books == nil {
+		return edits
+	}
+	for _, at := range s.books.sites {
 		to, ok := nat.At(at.expect)
 		if !ok {
 			continue

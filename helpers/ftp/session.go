@@ -17,28 +17,32 @@ const (
 	maxNames       = 2 * maxPipelined * maxNote
 )
 
-// A session follows one control connection. Its size is bounded by the constants above.
+// A session follows one control connection. Its size is bounded by the constants above. There may be a million, most of
+// them idle: numbers are as small as their bounds, and what few of them need is in books.
 type session struct {
 	dirs  [2]direction // by helpers.Dir
 	greet greeting
 	// blind: bytes of the client were lost, so a passive reply cannot be matched with its command any more.
 	// loose: bytes of either side were lost, so replies may not be those of the oldest command.
 	blind, loose bool
-	epsvAll      bool // EPSV ALL was accepted (RFC 2428, section 4)
-	toldTLS      bool // the note about encryption was given
+	epsvAll      bool   // EPSV ALL was accepted (RFC 2428, section 4)
+	toldTLS      bool   // the note about encryption was given
+	multi        uint16 // code of the reply whose last line is still to come; 0: between replies
 
+	overflow uint32    // further commands behind a full queue
 	queue    []command // sent and not answered, oldest first
-	overflow int       // further commands behind a full queue
 
-	names []byte // notes of the commands in queue
+	steps int    // see Steps
+	books *books // nil: nothing of it
+}
 
+// books are what a session has once it announced something, met an error or telnet commands.
+type books struct {
 	groups []group // announced and not known to be dead, oldest first
 	last   uint64  // Group.ID of the latest announcement
 	effect uint64  // Group.ID that a transfer uses now, as the replies tell; 0: none known
 
-	multi int // code of the reply whose last line is still to come; 0: between replies
-
-	steps int // see Steps
+	names []byte // notes of the commands in queue
 
 	// Of the present call only.
 	sites []site   // where its announcements stand, for Rewrite
@@ -47,25 +51,57 @@ type session struct {
 	index []uint16 // of each byte of plain, and of its end, the place in the line
 }
 
+// open gives the session books.
+func (s *session) open() *books {
+	if s.books == nil {
+		s.books = &books{}
+	}
+	return s.books
+}
+
+// first is what Inspect returns.
+func (s *session) first() error {
+	if s.books == nil {
+		return nil
+	}
+	return s.books.first
+}
+
+// effect is the group that a transfer uses now; 0: none known.
+func (s *session) effect() uint64 {
+	if s.books == nil {
+		return 0
+	}
+	return s.books.effect
+}
+
+func (s *session) groups() []group {
+	if s.books == nil {
+		return nil
+	}
+	return s.books.groups
+}
+
 // direction is the state of one side's stream.
 type direction struct {
-	mode    mode
-	scanned int  // bytes of the unconsumed line that were searched for a line end
-	long    bool // in a line that is too long: skip to its end
-	joined  bool // some byte was read, so what follows is no longer the stream's beginning
-	torn    bool // bytes were lost: the first line may be a part of one
+	mode   mode
+	long   bool // in a line that is too long: skip to its end
+	joined bool // some byte was read, so what follows is no longer the stream's beginning
+	torn   bool // bytes were lost: the first line may be a part of one
 
 	// What was known when the present line began. Its first bytes may have gone out since, as nothing that mattered,
 	// so what was learned meanwhile does not count.
 	begun bool
-	known int  // of a reply: so many commands were waiting
-	early bool // of a command: before the greeting. Of a reply: client bytes were lost since
+	early bool  // of a command: before the greeting. Of a reply: client bytes were lost since
+	known uint8 // of a reply: so many commands were waiting
+
+	scanned uint16 // bytes of the unconsumed line that were searched for a line end
 }
 
 // begin notes what is known.
 func (s *session) begin(d *direction) {
 	if !d.begun {
-		d.begun, d.known, d.early = true, len(s.queue), s.greet == silent
+		d.begun, d.known, d.early = true, uint8(len(s.queue)), s.greet == silent
 	}
 }
 
@@ -90,10 +126,10 @@ const (
 // group is an announcement and what is known of it.
 type group struct {
 	id       uint64
-	owner    helpers.Dir
 	to       netip.AddrPort
-	asks     int  // PORT, EPRT, LPRT commands for it that are not answered
-	accepted bool // the server has agreed to it
+	owner    helpers.Dir
+	asks     uint8 // PORT, EPRT, LPRT commands for it that are not answered
+	accepted bool  // the server has agreed to it
 }
 
 // site is the line of an announcement in Segment.Data.
@@ -105,7 +141,9 @@ type site struct {
 
 // Inspect implements helpers.Session.
 func (s *session) Inspect(seg *helpers.Segment, out *helpers.Result) error {
-	s.sites, s.first = s.sites[:0], nil
+	if b := s.books; b != nil {
+		b.sites, b.first = b.sites[:0], nil
+	}
 	d := &s.dirs[seg.Dir]
 	if seg.Flow.Late && !s.blind {
 		s.blind, s.loose, s.greet = true, true, greeted
@@ -149,7 +187,7 @@ loop:
 	if off < len(seg.Data) && d.mode == text && !d.long {
 		out.Hold = s.hold(seg, off)
 	}
-	return s.first
+	return s.first()
 }
 
 // Steps counts the bytes that were looked at, again and again if they were looked at again: what bounds the work.
@@ -162,7 +200,7 @@ func (s *session) Close(helpers.FlowID, *helpers.Result) {}
 func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	d := &s.dirs[seg.Dir]
 	rest := seg.Data[off:]
-	from := min(d.scanned, len(rest))
+	from := min(int(d.scanned), len(rest))
 	n := bytes.IndexByte(rest[from:], '\n')
 	if n >= 0 {
 		s.steps += n + 1
@@ -172,7 +210,7 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	}
 	s.begin(d)
 	if n < 0 && len(rest) < maxLine {
-		d.scanned = len(rest)
+		d.scanned = uint16(len(rest))
 		return 0
 	}
 	torn := d.torn
@@ -185,15 +223,15 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 		start = rest[:n]
 	}
 	s.steps += len(start)
-	was := s.first
+	was := s.first()
 	if seg.Dir == helpers.Original {
 		s.readCommand(seg, off, start, torn, out)
 	} else {
 		s.readReply(seg, off, start, out)
 	}
 	d.begun = false
-	if torn && !errors.Is(s.first, helpers.ErrForeign) {
-		s.first = was // a piece of a line is no error of the sender's
+	if torn && s.first() != was && !errors.Is(s.first(), helpers.ErrForeign) {
+		s.books.first = was // a piece of a line is no error of the sender's
 	}
 	return n
 }
@@ -225,8 +263,8 @@ func (s *session) lost(dir helpers.Dir) {
 
 // fail keeps the first error of a call: one call may read many lines, and a bad one does not stop the others.
 func (s *session) fail(off int, err error) {
-	if s.first == nil {
-		s.first = &helpers.ParseError{Off: off, Err: err}
+	if s.first() == nil {
+		s.open().first = &helpers.ParseError{Off: off, Err: err}
 	}
 }
 
@@ -234,7 +272,7 @@ func (s *session) fail(off int, err error) {
 func (s *session) lock(dir helpers.Dir, why string) {
 	s.dirs[dir].mode = foreign
 	s.clear()
-	s.first = fmt.Errorf("%s: %w", why, helpers.ErrForeign)
+	s.open().first = fmt.Errorf("%s: %w", why, helpers.ErrForeign)
 }
 
 // clear forgets the commands that wait for their reply.
@@ -245,17 +283,18 @@ func (s *session) clear() {
 
 // announce appends an expectation, of an old group if the end point is one that is announced already.
 func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string, at site, out *helpers.Result) *group {
+	b := s.open()
 	g := s.find(func(g *group) bool { return g.owner == seg.Dir && g.to == to })
 	if g == nil {
-		if len(s.groups) == maxGroups {
-			s.groups = append(s.groups[:0], s.groups[1:]...)
+		if len(b.groups) == maxGroups {
+			b.groups = append(b.groups[:0], b.groups[1:]...)
 		}
-		s.last++
-		s.groups = append(s.groups, group{id: s.last, owner: seg.Dir, to: to})
-		g = &s.groups[len(s.groups)-1]
+		b.last++
+		b.groups = append(b.groups, group{id: b.last, owner: seg.Dir, to: to})
+		g = &b.groups[len(b.groups)-1]
 	}
 	at.expect = len(out.Expect)
-	s.sites = append(s.sites, at)
+	b.sites = append(b.sites, at)
 	out.Expect = append(out.Expect, helpers.Expectation{
 		Transport: helpers.TCP,
 		Owner:     seg.Dir,
@@ -268,9 +307,10 @@ func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string,
 }
 
 func (s *session) find(is func(*group) bool) *group {
-	for i := range s.groups {
-		if is(&s.groups[i]) {
-			return &s.groups[i]
+	groups := s.groups()
+	for i := range groups {
+		if is(&groups[i]) {
+			return &groups[i]
 		}
 	}
 	return nil
@@ -284,7 +324,7 @@ func (s *session) byID(id uint64) *group {
 // commands, every transfer of an end point agreed upon earlier is over, and none can follow.
 func (s *session) accept(g *group, out *helpers.Result) {
 	g.accepted = true
-	s.effect = g.id
+	s.books.effect = g.id
 	if !s.loose {
 		keep := g.id // drop moves g in the list
 		s.drop(out, func(o *group) bool { return o.id != keep && superseded(o) })
@@ -296,13 +336,16 @@ func superseded(g *group) bool { return g.accepted && g.asks == 0 }
 
 // drop cancels and forgets groups.
 func (s *session) drop(out *helpers.Result, dead func(*group) bool) {
-	kept := s.groups[:0]
-	for i := range s.groups {
-		if g := s.groups[i]; dead(&g) {
+	groups := s.groups()
+	kept := groups[:0]
+	for _, g := range groups {
+		if dead(&g) {
 			out.Cancel = append(out.Cancel, helpers.Group{ID: g.id})
 		} else {
 			kept = append(kept, g)
 		}
 	}
-	s.groups = kept
+	if s.books != nil {
+		s.books.groups = kept
+	}
 }

@@ -26,17 +26,21 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	}
 	b = binary.AppendUvarint(b, uint64(s.multi))
 	b = binary.AppendUvarint(b, uint64(s.overflow))
-	b = binary.AppendUvarint(b, s.last)
-	b = binary.AppendUvarint(b, s.effect)
+	var books books
+	if s.books != nil {
+		books = *s.books
+	}
+	b = binary.AppendUvarint(b, books.last)
+	b = binary.AppendUvarint(b, books.effect)
 	b = binary.AppendUvarint(b, uint64(len(s.queue)))
 	for _, c := range s.queue {
 		b = append(b, byte(c.kind))
 		b = binary.AppendUvarint(b, c.group)
-		b = appendBytes(b, s.names[c.name.off:c.name.end])
-		b = appendBytes(b, []byte(c.how))
+		b = appendBytes(b, books.names[c.name.off:c.name.end])
+		b = appendBytes(b, []byte(c.how.String()))
 	}
-	b = binary.AppendUvarint(b, uint64(len(s.groups)))
-	for _, g := range s.groups {
+	b = binary.AppendUvarint(b, uint64(len(books.groups)))
+	for _, g := range books.groups {
 		b = binary.AppendUvarint(b, g.id)
 		b = append(b, byte(g.owner), flags(g.accepted))
 		b = binary.AppendUvarint(b, uint64(g.asks))
@@ -76,34 +80,38 @@ func restore(state []byte) (helpers.Session, error) {
 		d := &s.dirs[i]
 		d.mode = mode(r.number(uint64(foreign)))
 		r.flags(&d.long, &d.joined, &d.torn, &d.begun, &d.early)
-		d.known = int(r.number(maxOutstanding))
-		d.scanned = int(r.number(maxLine))
+		d.known = uint8(r.number(maxOutstanding))
+		d.scanned = uint16(r.number(maxLine))
 	}
-	s.multi = int(r.number(699))
-	s.overflow = int(r.number(1 << 40))
-	s.last = r.number(1<<63 - 1)
-	s.effect = r.number(s.last)
+	s.multi = uint16(r.number(699))
+	s.overflow = uint32(r.number(1<<32 - 1))
+	var books books
+	books.last = r.number(1<<63 - 1)
+	books.effect = r.number(books.last)
 	for range r.number(maxOutstanding) {
-		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(s.last)}
-		if name := r.bytes(maxNote); len(name) > 0 && len(s.names) <= maxNames-maxNote {
-			c.name = span{len(s.names), len(s.names) + len(name)}
-			s.names = append(s.names, name...)
+		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(books.last)}
+		if name := r.bytes(maxNote); len(name) > 0 && len(books.names) <= maxNames-maxNote {
+			c.name = part{uint16(len(books.names)), uint16(len(books.names) + len(name))}
+			books.names = append(books.names, name...)
 		}
-		c.how = string(r.bytes(maxVerb))
+		c.how = mechanismOf(r.bytes(maxVerb))
 		s.queue = append(s.queue, c)
 	}
 	for range r.number(maxGroups) {
-		g := group{id: r.number(s.last), owner: helpers.Dir(r.number(1))}
+		g := group{id: r.number(books.last), owner: helpers.Dir(r.number(1))}
 		r.flags(&g.accepted)
-		g.asks = int(r.number(maxOutstanding))
+		g.asks = uint8(r.number(maxOutstanding))
 		var to netip.AddrPort
 		if to.UnmarshalBinary(r.bytes(64)) != nil {
 			r.bad = true
 		}
 		g.to = to
-		s.groups = append(s.groups, g)
+		books.groups = append(books.groups, g)
 	}
-	if reply := s.dirs[helpers.Reply]; reply.begun && reply.known > len(s.queue) {
+	if books.last > 0 || len(books.names)+len(books.groups) > 0 {
+		s.books = &books
+	}
+	if reply := s.dirs[helpers.Reply]; reply.begun && int(reply.known) > len(s.queue) {
 		r.bad = true
 	}
 	if r.bad || len(r.b) > 0 {

@@ -28,7 +28,8 @@ func (s *session) strip(line []byte) (plain []byte, index []uint16) {
 		return line, nil
 	}
 	line = line[:min(len(line), maxStripped)]
-	plain, index = s.plain[:0], s.index[:0]
+	scratch := s.open()
+	plain, index = scratch.plain[:0], scratch.index[:0]
 	for i := 0; i < len(line); {
 		if line[i] != iac {
 			plain, index = append(plain, line[i]), append(index, uint16(i))
@@ -55,7 +56,7 @@ func (s *session) strip(line []byte) (plain []byte, index []uint16) {
 		}
 	}
 	index = append(index, uint16(len(line)))
-	s.plain, s.index = plain, index
+	scratch.plain, scratch.index = plain, index
 	return plain, index
 }
 
