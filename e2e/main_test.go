@@ -17,6 +17,7 @@ import (
 var shared struct {
 	folder  string   // for files of all kinds; others may enter it
 	daemon  string   // cthelperd
+	foreign string   // the same with another module's helper for TFTP
 	servers string   // where scripts/install put the servers
 	root    string   // what FTP servers serve: down (a file), many (a folder), up (a folder that anybody may write to)
 	content []byte   // of the file down
@@ -60,9 +61,8 @@ func prepare() (err error) {
 	if err := os.Chmod(shared.folder, 0o755); err != nil {
 		return err
 	}
-	shared.daemon = filepath.Join(shared.folder, "cthelperd")
-	if out, err := exec.Command("go", "build", "-o", shared.daemon, "../cmd/cthelperd").CombinedOutput(); err != nil {
-		return fmt.Errorf("build the daemon: %v\n%s", err, out)
+	if err := build(); err != nil {
+		return err
 	}
 	if shared.servers, err = filepath.Abs("../.cache/servers"); err != nil {
 		return err
@@ -71,6 +71,23 @@ func prepare() (err error) {
 		return fmt.Errorf("%w: run scripts/install", err)
 	}
 	return makeFiles()
+}
+
+// build builds the programs, if they are not there.
+func build() error {
+	folder := *programs
+	if folder == "" {
+		folder = shared.folder
+		for name, module := range map[string]string{"cthelperd": "..", "outoftree": "../testdata/outoftree"} {
+			cmd := exec.Command("go", "build", "-o", filepath.Join(folder, name), "./cmd/cthelperd")
+			cmd.Dir = module
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("build %s: %v\n%s", name, err, out)
+			}
+		}
+	}
+	shared.daemon, shared.foreign = filepath.Join(folder, "cthelperd"), filepath.Join(folder, "outoftree")
+	return nil
 }
 
 // makeFiles makes what servers serve.

@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -216,12 +215,6 @@ func TestOutOfTree(t *testing.T) {
 	for _, f := range families {
 		t.Run(string(f), func(t *testing.T) {
 			s := newSiteWith(t, routed, "udp dport 69", nil)
-			program := filepath.Join(s.folder, "cthelperd")
-			build := exec.Command("go", "build", "-o", program, "./cmd/cthelperd")
-			build.Dir = "../testdata/outoftree"
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("build: %v\n%s", err, out)
-			}
 			startFamily(t, s.server, shared.servers+"/usr/sbin/in.tftpd", "--foreground", "--secure", "--user", "nobody",
 				"--address", netip.AddrPortFrom(f.server(), 69).String(), shared.root)
 			get := func() error {
@@ -242,7 +235,7 @@ func TestOutOfTree(t *testing.T) {
 			if s.counter("rejected") == 0 {
 				t.Error("it failed, but not because the rules refused something")
 			}
-			d := s.daemonOf(program)
+			d := s.daemonOf(shared.foreign)
 			if err := get(); err != nil {
 				t.Fatal(err)
 			}
