@@ -17,12 +17,18 @@ check: ## Vet, formatting, staticcheck, unit tests with the race detector, golde
 	cd testdata/outoftree && go test ./...
 	scripts/fuzz 10s
 
-test: ## All tests: check, and end to end in network namespaces. Needs root.
+test: ## All tests: check, and end to end in network namespaces, under two kernels. Needs root.
 	scripts/install
 	$(MAKE) --no-print-directory check
-	go test -count=1 -timeout 15m ./...
+	scripts/test native
+	scripts/test vm -pairwise
+	scripts/test skipped
 
-long: ## 10 minutes each fuzz target, 100,000 simulated cases, benchmarks; a summary.
+test-vm: ## Those that need a kernel, under Debian's, emulated; of the matrix each pair once. Needs root.
+	scripts/install
+	scripts/test vm -pairwise
+
+long: ## 10 minutes each fuzz target, 100,000 simulated cases, all tests under Debian's kernel, benchmarks; a summary.
 	scripts/long
 
 demo: ## Show a transfer fail without the daemon, and work with it. Needs root.
@@ -34,4 +40,4 @@ bench: ## Benchmarks.
 clean: ## Remove what was built and downloaded here.
 	rm -rf bin .cache
 
-.PHONY: help build check test long demo bench clean
+.PHONY: help build check test test-vm long demo bench clean
