@@ -313,16 +313,27 @@ func TestLate(t *testing.T) {
 		existing bool
 		refuse   bool
 		overflow bool
+		missed   bool
 		want     string
 	}{
-		{"existed", true, false, false, "expect tcp *>10.0.0.1:4000"},
-		{"existed, policy refuses", true, true, false, "refuse tcp *>10.0.0.1:4000 late"},
-		{"new", false, false, false, "refuse tcp *>10.0.0.1:4000 late"},
-		{"missed by an overflow", false, false, true, "expect tcp *>10.0.0.1:4000"},
+		{"existed", true, false, false, false, "expect tcp *>10.0.0.1:4000"},
+		{"existed, policy refuses", true, true, false, false, "refuse tcp *>10.0.0.1:4000 late"},
+		{"new", false, false, false, false, "refuse tcp *>10.0.0.1:4000 late"},
+		{"missed by an overflow", false, false, true, false, "expect tcp *>10.0.0.1:4000"},
+		{"missed, as is said when asked", false, false, false, true, "expect tcp *>10.0.0.1:4000"},
+		{"missed, policy refuses", false, true, false, true, "refuse tcp *>10.0.0.1:4000 late"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBed(t, func(c *engine.Config) { c.Policy.RefuseLate = tt.refuse })
+			b := newBed(t, func(c *engine.Config) {
+				c.Policy.RefuseLate = tt.refuse
+				c.Missed = func() uint64 {
+					if tt.missed {
+						return 3
+					}
+					return 0
+				}
+			})
 			c := plainConn(helpers.TCP)
 			c.Existing = tt.existing
 			if tt.overflow {

@@ -47,6 +47,9 @@ type Config struct {
 	// but a UDP datagram of no connection (ErrNotTracked) to or from a helper's port is taken for the first one of a
 	// connection without NAT, which conntrack enters after the verdict only.
 	Lookup func(t helpers.Transport, seen helpers.Tuple) (Conn, error)
+	// Missed says how many packets have passed unseen until now, or were dropped. It is asked when a connection is met
+	// late of which nothing else says why, and at times when a stream has a hole; nil: only Overflowed tells.
+	Missed func() uint64
 	// Record gets every event in order, during the calls below. The event's bytes are valid during the call.
 	Record func(*Event)
 }

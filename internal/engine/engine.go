@@ -21,6 +21,7 @@ type Engine struct {
 	limits  Limits
 	lookup  func(helpers.Transport, helpers.Tuple) (Conn, error)
 	record  func(*Event)
+	missed  func() uint64
 
 	flows    table
 	sessions []*session
@@ -38,8 +39,11 @@ type Engine struct {
 
 	now        time.Time // of the newest packet or Tick
 	cause      cause
-	ticking    bool // a Tick was interrupted by a ticket
-	overflowed bool // packets were lost before they came here
+	ticking    bool      // a Tick was interrupted by a ticket
+	overflowed bool      // packets were lost before they came here
+	losses     uint8     // how often that happened; wraps
+	lost       uint64    // what missed said
+	asked      time.Time // when it was asked
 	step       Step
 	owed       []Request // for the next Step
 	out        []byte    // packets of the step's verdicts
@@ -113,18 +117,8 @@ func (e *Engine) handle(p *Packet) {
 		e.pass(f, dir, p.ID, &v)
 		return
 	}
-	if s := f.session; s.job != nil {
-		if len(s.queue()) == maxQueue {
-			e.overtake(f, dir, p, &v)
-			return
-		}
-		q := *p
-		q.Data = append([]byte(nil), p.Data...)
-		if p.Conn != nil {
-			c := *p.Conn
-			q.Conn = &c
-		}
-		s.more().queue = append(s.queue(), q)
+	if f.session.job != nil {
+		e.later(f, dir, p, &v)
 		return
 	}
 	e.cause = cause{packet: p.ID, time: p.Time, dir: dir}
@@ -134,6 +128,22 @@ func (e *Engine) handle(p *Packet) {
 		e.segment(f, dir, p, &v)
 	}
 	f.slim()
+}
+
+// later keeps a packet until its session is not busy.
+func (e *Engine) later(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
+	s := f.session
+	if len(s.queue()) == maxQueue {
+		e.overtake(f, dir, p, v)
+		return
+	}
+	q := *p
+	q.Data = append([]byte(nil), p.Data...)
+	if p.Conn != nil {
+		c := *p.Conn
+		q.Conn = &c
+	}
+	s.more().queue = append(s.queue(), q)
 }
 
 // overtake lets a packet go before those that wait for their session: they are too many. Its bytes are read in their
@@ -297,11 +307,34 @@ func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now
 }
 
 // Overflowed says that the queue has lost packets: flows that are joined late from now on may have been missed, and
-// count as if they had existed before.
-func (e *Engine) Overflowed() { e.overflowed = true }
+// count as if they had existed before; holes in the streams of those that are known will not be filled.
+func (e *Engine) Overflowed() {
+	e.overflowed = true
+	e.losses++
+}
 
-// Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup and Record
-// stay if they are nil in cfg.
+// askMissed asks whether packets were lost since the last time.
+func (e *Engine) askMissed() {
+	if e.missed == nil {
+		return
+	}
+	e.asked = e.now
+	if n := e.missed(); n != e.lost {
+		e.lost = n
+		e.Overflowed()
+	}
+}
+
+// excused says whether a connection may be met late because packets were lost.
+func (e *Engine) excused() bool {
+	if !e.overflowed {
+		e.askMissed()
+	}
+	return e.overflowed
+}
+
+// Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup, Missed
+// and Record stay if they are nil in cfg.
 func (e *Engine) Reload(cfg Config) error {
 	byName, ports := map[string]*helper{}, map[port]*helper{}
 	for _, h := range cfg.Helpers {
@@ -326,6 +359,9 @@ func (e *Engine) Reload(cfg Config) error {
 	e.limits.withDefaults()
 	if cfg.Lookup != nil {
 		e.lookup = cfg.Lookup
+	}
+	if cfg.Missed != nil {
+		e.missed = cfg.Missed
 	}
 	if cfg.Record != nil {
 		e.record = cfg.Record

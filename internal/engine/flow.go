@@ -28,7 +28,8 @@ type flow struct {
 	late       bool   // its beginning was not seen
 	missed     bool   // late without an excuse: it may announce nothing
 	adjustable bool
-	ended      bool // to be ended once its session is not busy
+	losses     uint8 // Engine.losses when its holes were given up
+	ended      bool  // to be ended once its session is not busy
 }
 
 // rewriting is what a flow under NAT has in addition.
@@ -178,7 +179,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 	seen := seenAs(c, zone)
 	f := e.flows.take()
 	f.id, f.key, f.mark, f.zone = helpers.FlowID(e.last.Flow), seen[helpers.Original], c.Mark, c.Zone
-	f.adjustable = c.Adjustable
+	f.adjustable, f.losses = c.Adjustable, e.losses
 	if seen[helpers.Reply] != f.key.turned() {
 		f.nat = &rewriting{reply: seen[helpers.Reply]}
 		for dir := range f.nat.journals {
@@ -191,7 +192,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 	default:
 		f.late = v.Flags()&packet.SYN == 0
 	}
-	f.missed = f.late && !c.Existing && !e.overflowed
+	f.missed = f.late && !c.Existing && !e.excused()
 	if by != nil {
 		said := by.said
 		f.more().announced = &said

@@ -104,6 +104,10 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		e.reach(f, dir, seq)
 		d.resumed = d.next != at
 	}
+	if ahead(seq, d.next) > 0 && e.wereLost(f) && !e.giveUp(f, dir, seq) {
+		e.later(f, dir, p, v)
+		return
+	}
 	if flags&packet.RST != 0 {
 		e.close(f)
 		e.pass(f, dir, p.ID, v)
@@ -140,6 +144,39 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		e.settle(f)
 	}
 	e.finish(f)
+}
+
+// askEvery is how often a hole makes the engine ask whether packets were lost.
+const askEvery = 100 * time.Millisecond
+
+// wereLost tells whether packets were lost since the flow's holes were given up.
+func (e *Engine) wereLost(f *flow) bool {
+	if f.losses == e.losses && e.now.Sub(e.asked) >= askEvery {
+		e.askMissed()
+	}
+	return f.losses != e.losses
+}
+
+// giveUp goes on behind the holes of both directions, in dir up to seq: their bytes passed unseen. Each may wait for the
+// other's, so neither ends by itself. False: the session waits for answers now.
+func (e *Engine) giveUp(f *flow, dir helpers.Dir, seq uint32) bool {
+	var until [2]uint32
+	until[dir], until[dir.Other()] = seq, f.dirs[dir.Other()].next
+	if chunks := f.chunks(dir.Other()); len(chunks) > 0 {
+		last := &chunks[len(chunks)-1]
+		until[dir.Other()] = last.seq + uint32(len(last.data))
+	}
+	for _, dir := range [2]helpers.Dir{dir.Other(), dir} {
+		for at := f.dirs[dir].next - 1; at != f.dirs[dir].next && f.session.job == nil; {
+			at = f.dirs[dir].next
+			e.reach(f, dir, until[dir])
+		}
+	}
+	if f.session.job != nil {
+		return false
+	}
+	f.losses = e.losses
+	return true
 }
 
 // start sets the beginning of a direction.

@@ -459,3 +459,38 @@ func TestFlowsAreBounded(t *testing.T) {
 		t.Errorf("%d flows", s.Flows)
 	}
 }
+
+// Bytes of both directions passed unseen: each direction's next bytes wait for the other's. Word of the loss ends it.
+func TestHolesOfBothDirections(t *testing.T) {
+	for _, conn := range []engine.Conn{plainConn(helpers.TCP), snatConn(helpers.TCP)} {
+		missed := uint64(0)
+		b := newBed(t, func(c *engine.Config) { c.Missed = func() uint64 { return missed } })
+		f := b.tcp(conn, 1000)
+		f.say(orig, "hello\n")
+		f.next[orig] += 10
+		f.next[reply] += 20
+		for range 3 {
+			f.say(orig, "\nopen tcp 10.0.0.1:4000\n")
+			f.say(reply, "\nopen tcp 198.51.100.9:4000\n")
+			b.pass(time.Second)
+		}
+		if s := b.e.Stats(); s.Announced != 0 {
+			t.Fatalf("%d announced: the holes do not wait for each other, and the test shows nothing", s.Announced)
+		}
+		missed = 2
+		f.say(reply, "hello\n")
+		f.say(orig, "\nopen tcp 10.0.0.1:4001\n")
+		if s := b.e.Stats(); s.Announced < 2 || s.Gaps < 30 {
+			t.Errorf("%d announced, %d bytes lost, want two at least, and 30", s.Announced, s.Gaps)
+		}
+		if b.pass(time.Minute); len(b.open) > 0 {
+			t.Errorf("%d packets wait", len(b.open))
+		}
+		// What is in order afterwards needs no more word.
+		before := b.e.Stats().Announced
+		f.say(orig, "open tcp 10.0.0.1:4002\n")
+		if n := b.e.Stats().Announced; n != before+1 {
+			t.Errorf("%d announced, want one more than %d", n, before)
+		}
+	}
+}
