@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -146,4 +147,124 @@ func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
 	}
 	d.counts("rules-restored", 0)
 	d.stop()
+}
+
+// waiting is how many packets wait in the daemon's queue.
+func (b *bed) waiting() int {
+	b.t.Helper()
+	fields := strings.Fields(b.firewall.Run("cat", "/proc/thread-self/net/netfilter/nfnetlink_queue"))
+	if len(fields) < 3 {
+		b.t.Fatal("no queue")
+	}
+	n, _ := strconv.Atoi(fields[2])
+	return n
+}
+
+// A daemon that is stopped for a while keeps what fits into its queue; nothing of it is lost, announcements included.
+func TestPaused(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		d := b.run()
+		c, e := b.connect(), b.connect()
+		b.works("active before", c.active)
+		pending := e.epsv()
+		d.signal(unix.SIGSTOP)
+		data, err := e.dial(pending)
+		if err != nil {
+			t.Fatalf("what was announced before, while the daemon is stopped: %v", err)
+		}
+		data.Close()
+		c.say("EPSV")
+		c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if line, err := c.in.ReadString('\n'); err == nil {
+			t.Errorf("the server says %q, the daemon is not stopped", line)
+		}
+		time.Sleep(5 * time.Second)
+		if n := b.waiting(); n == 0 {
+			t.Error("nothing waits in the queue")
+		}
+		d.signal(unix.SIGCONT)
+		_, rest, _ := strings.Cut(c.expect("229"), "|||")
+		port, _, _ := strings.Cut(rest, "|")
+		b.works("what was announced meanwhile", func() error { return c.read(net.JoinHostPort(serverAddr, port)) })
+		b.works("active afterwards", c.active)
+		b.works("passive on a new connection", b.connect().passive)
+		d.counts("missed", 0)
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+// flood makes the queue full: the daemon is stopped, and commands come until new connections pass unseen.
+func (b *bed) flood(d *process, full func() bool) (stuck []*ftpClient) {
+	b.t.Helper()
+	for range 8 {
+		stuck = append(stuck, b.connect())
+	}
+	d.signal(unix.SIGSTOP)
+	for i := 0; i < 200 && !full(); i++ {
+		c := stuck[i%len(stuck)]
+		c.say("NOOP %s", strings.Repeat("x", 400))
+		c.unread++
+		time.Sleep(5 * time.Millisecond)
+	}
+	if !full() {
+		b.t.Fatal("the queue is not full")
+	}
+	return stuck
+}
+
+// With a full queue packets pass unread, so control connections go on; what they announce is not opened. It is counted,
+// and when there is room again all is well, for connections that began meanwhile too.
+func TestQueueFull(t *testing.T) {
+	for _, tt := range []struct {
+		name, config string
+		full         func(b *bed) bool
+	}{
+		{"length", "queue: {length: 4}\n", func(b *bed) bool { return b.waiting() == 4 }},
+		{"buffer", "queue: {buffer: 4096}\n", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			both(t, func(t *testing.T, b *bed) {
+				d := b.run("--config", b.config("%s", tt.config))
+				full := func() bool { return tt.full(b) }
+				if tt.full == nil { // no more gets in
+					last, same := 0, 0
+					full = func() bool {
+						if n := b.waiting(); n > last {
+							last, same = n, 0
+						} else {
+							same++
+						}
+						return same > 20
+					}
+				}
+				stuck := b.flood(d, full)
+				c := b.connect()
+				b.works("a command while the queue is full", c.alive)
+				b.fails("an announcement while the queue is full", c.passive)
+				d.signal(unix.SIGCONT)
+				for _, c := range stuck {
+					for ; c.unread > 0; c.unread-- {
+						c.expect("200")
+					}
+				}
+				for i, c := range append(stuck, c, b.connect()) {
+					if err := c.passive(); err != nil {
+						t.Errorf("passive on connection %d: %v", i, err)
+					}
+				}
+				b.works("passive on one that began meanwhile, again", c.passive)
+				d.says("packets did not fit into the queue", 1)
+				got := d.counters()
+				if got["missed"] == 0 || got["verdicts-failed"] != 0 || got["queue.verdicts"] != got["queue.received"] {
+					t.Errorf("counters %v", got)
+				}
+				if overrun := got["queue.overruns"] > 0; overrun != (tt.name == "buffer") {
+					t.Errorf("%d overruns of the buffer", got["queue.overruns"])
+				}
+				d.stop()
+				b.wants("after the end", left{})
+			})
+		})
+	}
 }

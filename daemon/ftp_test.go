@@ -135,6 +135,7 @@ type ftpClient struct {
 	conn   net.Conn
 	in     *bufio.Reader
 	server netip.AddrPort
+	unread int // answers that are still to come
 }
 
 func newFTPClient(t *testing.T, ns *netnstest.NS, server string) *ftpClient {

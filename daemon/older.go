@@ -7,7 +7,6 @@ import (
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
-	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
 // install puts the rules of cfg in place. Connections under NAT that began without them get new entries in the connection
@@ -22,7 +21,7 @@ func (d *daemon) install(cfg *config.Config) error {
 			return err
 		}
 	}
-	return rules.Install(d.rules(cfg))
+	return d.setRules(d.rules(cfg))
 }
 
 // renew replaces the entries of connections. Packets of their ports are on hold meanwhile: one that came between the old
@@ -37,7 +36,7 @@ func (d *daemon) renew(cfg *config.Config, all []flows.Flow) error {
 	}
 	slices.Sort(hold.Hold)
 	hold.Hold = slices.Compact(hold.Hold)
-	if err := rules.Install(hold); err != nil {
+	if err := d.setRules(hold); err != nil {
 		return err
 	}
 	const often = 256 // so that the ends of the old entries do not fill the socket that tells of them

@@ -103,8 +103,9 @@ type daemon struct {
 	touched uint64    // by bits: the queues that have verdicts to send
 	alarm   time.Time // when the engine's timer is to fire
 	left    bool      // what is to stay is decided: no packet is read any more
-	missed  uint64    // packets that did not fit into the queues
-	cut     uint64    // packets that were longer than a queue can show
+	unseen  unseen
+	missed  uint64 // packets that did not fit into the queues, as it was said
+	cut     uint64 // packets that were longer than a queue can show
 
 	ambiguous  bool   // it was said that connections of several zones look alike
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
@@ -241,25 +242,7 @@ func (d *daemon) audit() {
 	d.overflow()
 }
 
-// overflow tells the engine if packets passed unseen, or were dropped.
-func (d *daemon) overflow() {
-	n := uint64(0)
-	for _, q := range d.queues {
-		s, err := q.Stats()
-		if err != nil {
-			return
-		}
-		n += s.Overruns + s.Kernel.Dropped + s.Kernel.UserDropped
-	}
-	if n > d.missed {
-		d.log.Warn("packets did not fit into the queue", "packets", n-d.missed)
-		d.missed = n
-		d.engine.Overflowed()
-	}
-}
-
 func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
-	d.overflow() // it may be why this connection is met late
 	f, err := d.tables.lookup(t, seen)
 	switch {
 	case errors.Is(err, flows.ErrNotFound):
@@ -285,6 +268,7 @@ func (d *daemon) rules(cfg *config.Config) rules.Config {
 func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 	c := cfg.Engine()
 	c.Lookup = d.lookup
+	c.Missed = d.missing
 	c.Record = func(ev *engine.Event) {
 		if ev.Kind == engine.EventRelated && !ev.Permanent {
 			d.tables.kernel.Used(ev.ID)
@@ -320,7 +304,7 @@ func (d *daemon) change(cfg *config.Config) error {
 		return errors.Join(err, d.tables.reload(d.cfg))
 	}
 	if err := d.install(cfg); err != nil {
-		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg), rules.Install(d.rules(d.cfg)))
+		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg), d.install(d.cfg))
 	}
 	d.cfg = cfg
 	d.log = newLogger(d.out, cfg.Log)
@@ -337,7 +321,7 @@ func (d *daemon) summary() {
 		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
 		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
 		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
-		"events-lost", d.eventsLost, "rules-restored", d.guard.total,
+		"missed", d.missing(), "events-lost", d.eventsLost, "rules-restored", d.guard.total,
 	}
 	var refused, wrong []any
 	for _, r := range slices.Sorted(maps.Keys(e.Refused)) {

@@ -26,10 +26,11 @@ type driver interface {
 func (d *daemon) openQueues() error {
 	for i := range d.cfg.Queue.Count {
 		cfg := queue.Config{
-			Number:    d.cfg.Queue.Number + i,
-			Length:    d.cfg.Queue.Length,
-			FailOpen:  !d.cfg.FailClosed,
-			Conntrack: d.features.Conntrack,
+			Number:     d.cfg.Queue.Number + i,
+			Length:     d.cfg.Queue.Length,
+			ReadBuffer: d.cfg.Queue.Buffer,
+			FailOpen:   !d.cfg.FailClosed,
+			Conntrack:  d.features.Conntrack,
 		}
 		q, err := openDriver(d.cfg.Queue.Driver, cfg)
 		if taken := (*queue.TakenError)(nil); errors.As(err, &taken) {

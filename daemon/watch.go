@@ -50,7 +50,7 @@ func (d *daemon) checkRules() {
 			"missing", missing, "restored", fmt.Sprintf("%d times within %v", restoresAtOnce, restoresWithin))
 		return
 	}
-	if err := rules.Install(d.rules(d.cfg)); err != nil {
+	if err := d.install(d.cfg); err != nil {
 		d.log.Error("rules were taken away and cannot be put back: control connections pass unread until SIGHUP", "missing", missing, "error", err)
 		return
 	}

@@ -117,7 +117,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 					t.Errorf("%d different datagrams, want %d", len(seen), total)
 				}
 				s := b.settled(q)
-				want := queue.Stats{Received: total, Verdicts: total, Kernel: queue.Kernel{PortID: s.Kernel.PortID}}
+				want := queue.Stats{Received: total, Verdicts: total, Kernel: queue.Kernel{PortID: s.Kernel.PortID, Sequence: total}}
 				if s != want || s.Kernel.PortID == 0 {
 					t.Errorf("stats %+v, want %+v and a port", s, want)
 				}

@@ -52,7 +52,7 @@ func findQueue(r io.Reader, number uint16) (Kernel, bool, error) {
 		var k Kernel
 		var n uint16
 		var mode, size uint32
-		if _, err := fmt.Sscan(lines.Text(), &n, &k.PortID, &k.Waiting, &mode, &size, &k.Dropped, &k.UserDropped); err != nil {
+		if _, err := fmt.Sscan(lines.Text(), &n, &k.PortID, &k.Waiting, &mode, &size, &k.Dropped, &k.UserDropped, &k.Sequence); err != nil {
 			return Kernel{}, false, fmt.Errorf("nfnetlink_queue: line %q: %w", lines.Text(), err)
 		}
 		if n == number {

@@ -15,7 +15,7 @@ func TestFindQueue(t *testing.T) {
 		want        Kernel
 		found, err  bool
 	}{
-		{"first", lines, 5, Kernel{PortID: 24242, Waiting: 3, Dropped: 7, UserDropped: 9}, true, false},
+		{"first", lines, 5, Kernel{PortID: 24242, Waiting: 3, Dropped: 7, UserDropped: 9, Sequence: 123}, true, false},
 		{"last, port chosen by the kernel", lines, 65535, Kernel{PortID: 4294963157}, true, false},
 		{"not served", lines, 6, Kernel{}, false, false},
 		{"no queue at all", "", 5, Kernel{}, false, false},

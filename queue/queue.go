@@ -79,6 +79,7 @@ type Kernel struct {
 	Waiting     uint32 // packets without a verdict
 	Dropped     uint64 // dropped because the queue was full (queue_dropped)
 	UserDropped uint64 // dropped because they could not be sent to the socket (queue_user_dropped)
+	Sequence    uint32 // the newest packet's id; packets that passed because the queue was full got none
 }
 
 // ErrClosed is the end of Receive after Close.

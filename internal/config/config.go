@@ -33,6 +33,7 @@ type Queue struct {
 	Number uint16 // of the first
 	Count  uint16 // how many, with numbers one after another
 	Length uint32 // packets that wait in the kernel, at most, in each
+	Buffer int    // bytes of each socket's receive buffer
 	Driver Driver
 }
 
@@ -65,6 +66,7 @@ type Log struct {
 const (
 	DefaultQueue  = 2021
 	DefaultLength = 4096
+	DefaultBuffer = 16 << 20
 )
 
 // served is a helper with its ports and whether it is wanted.
@@ -98,7 +100,7 @@ func Parse(name string, data []byte, protocols []helpers.Protocol) (*Config, err
 func parse(name string, data []byte, protocols []helpers.Protocol) (*Config, error) {
 	r := &reader{file: name}
 	cfg := &Config{
-		Queue: Queue{Number: DefaultQueue, Count: 1, Length: DefaultLength, Driver: DriverOwn},
+		Queue: Queue{Number: DefaultQueue, Count: 1, Length: DefaultLength, Buffer: DefaultBuffer, Driver: DriverOwn},
 		Rules: RulesInstall,
 		Log:   Log{Level: slog.LevelInfo},
 	}

@@ -78,7 +78,7 @@ func TestDefault(t *testing.T) {
 	if cfg.Rules != config.RulesInstall || cfg.FailClosed || cfg.KeepOlder || cfg.State != "" || cfg.Log.JSON || cfg.Log.Level != slog.LevelInfo {
 		t.Errorf("default %+v: want own rules, fail open, no state, text from info on", cfg)
 	}
-	if diff := cmp.Diff(config.Queue{Number: config.DefaultQueue, Count: 1, Length: config.DefaultLength, Driver: config.DriverOwn}, cfg.Queue); diff != "" {
+	if diff := cmp.Diff(config.Queue{Number: config.DefaultQueue, Count: 1, Length: config.DefaultLength, Buffer: config.DefaultBuffer, Driver: config.DriverOwn}, cfg.Queue); diff != "" {
 		t.Errorf("queue (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(engine.Policy{}, cfg.Policy, cmp.Comparer(prefixEqual)); diff != "" {
@@ -107,7 +107,7 @@ func TestExample(t *testing.T) {
 	}
 	for _, key := range []string{
 		"helpers", "enabled", "ports", "policy", "late", "foreign", "min-port", "limits", "per-peer", "total", "rate", "flows",
-		"queue", "number", "count", "length", "driver", "rules", "older", "fail", "state", "log", "format", "level",
+		"queue", "number", "count", "length", "buffer", "driver", "rules", "older", "fail", "state", "log", "format", "level",
 	} {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("the example does not show the key %s", key)
@@ -194,9 +194,9 @@ func TestParse(t *testing.T) {
 				t.Errorf("policy %+v, want any", cfg.Policy)
 			}
 		}},
-		{"daemon", "queue:\n  number: 0\n  count: 4\n  length: 10\n  driver: go-nfqueue\nrules: none\nolder: keep\nfail: closed\nstate: /run/x/../state\nlog:\n  format: json\n  level: debug\n",
+		{"daemon", "queue:\n  number: 0\n  count: 4\n  length: 10\n  buffer: 65536\n  driver: go-nfqueue\nrules: none\nolder: keep\nfail: closed\nstate: /run/x/../state\nlog:\n  format: json\n  level: debug\n",
 			func(t *testing.T, cfg *config.Config, _ callOptions) {
-				if cfg.Queue != (config.Queue{Number: 0, Count: 4, Length: 10, Driver: config.DriverReference}) || cfg.Rules != config.RulesNone || !cfg.FailClosed || !cfg.KeepOlder ||
+				if cfg.Queue != (config.Queue{Number: 0, Count: 4, Length: 10, Buffer: 65536, Driver: config.DriverReference}) || cfg.Rules != config.RulesNone || !cfg.FailClosed || !cfg.KeepOlder ||
 					cfg.State != "/run/state" || cfg.Log != (config.Log{JSON: true, Level: slog.LevelDebug}) {
 					t.Errorf("got %+v", cfg)
 				}
@@ -246,6 +246,7 @@ func TestParseErrors(t *testing.T) {
 		{"queue numbers end", "queue:\n  number: 65535\n  count: 2\n", `f.yaml:2:3: queues 65535 to 65536: queue numbers end at 65535`},
 		{"driver", "queue: {driver: libnetfilter_queue}\n",
 			`f.yaml:1:17: driver cannot be "libnetfilter_queue": known are own, go-nfqueue`},
+		{"queue buffer", "queue: {buffer: 100}\n", `f.yaml:1:17: buffer must be a number from 4096 to 1073741823`},
 		{"prefix", "policy:\n  foreign: [10.0.0.0/33]\n", `f.yaml:2:13: "10.0.0.0/33" is not a prefix: write such as 192.0.2.0/24 or 2001:db8::/32, or any for every address`},
 		{"prefix with bits behind", "policy:\n  foreign: [10.0.0.1/8]\n", `f.yaml:2:13: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8, or 10.0.0.1/32`},
 		{"mapped prefix", "policy:\n  foreign: ['::ffff:10.0.0.1']\n", `f.yaml:2:13: "::ffff:10.0.0.1" is IPv4 written as IPv6: write it as IPv4`},

@@ -111,8 +111,11 @@ func (r *reader) foreign(e entry, cfg *Config) {
 	}
 }
 
+// minBuffer is room for one packet of 1500 bytes with what goes with it.
+const minBuffer = 4096
+
 func (r *reader) queue(n ast.Node, q *Queue) {
-	for _, e := range r.mapping(n, "queue", []string{"number", "count", "length", "driver"}) {
+	for _, e := range r.mapping(n, "queue", []string{"number", "count", "length", "buffer", "driver"}) {
 		if empty(e.value) {
 			continue
 		}
@@ -132,6 +135,10 @@ func (r *reader) queue(n ast.Node, q *Queue) {
 		case "length":
 			if v, ok := r.number(e.value, e.name, 1, math.MaxInt32); ok {
 				q.Length = uint32(v)
+			}
+		case "buffer":
+			if v, ok := r.number(e.value, e.name, minBuffer, math.MaxInt32/2); ok {
+				q.Buffer = int(v)
 			}
 		}
 	}

@@ -50,7 +50,8 @@ func damage(cfg *Config) (string, error) {
 	for _, chain := range layout(cfg) {
 		lost, left := 0, there[chain.name]
 		for _, r := range chain.rules {
-			if at := slices.Index(left, shape(&b, r)); at < 0 {
+			want := shape(&b, r)
+			if at := slices.IndexFunc(left, func(l listed) bool { return l.shape == want }); at < 0 {
 				lost++
 			} else {
 				left = left[at+1:]
@@ -97,8 +98,40 @@ func tableDormant(c *netlink.Conn) (bool, error) {
 	return dormant, nil
 }
 
-// listRules gives the shapes of the table's rules, by chain.
-func listRules(c *netlink.Conn) (map[string][]string, error) {
+// Queued counts the packets that the table's rules have given to the queue since Install; without queueing rules
+// (Config.Manual) none. What the kernel let pass because the queue was full is counted here and nowhere else.
+func Queued() (packets uint64, err error) {
+	err = errTorn
+	for try := 0; errors.Is(err, errTorn) && try < tornTries; try++ {
+		packets, err = queued()
+	}
+	return packets, wrap("count packets of", err)
+}
+
+func queued() (packets uint64, err error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	there, err := listRules(c)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil // no table, no packets
+	}
+	for _, r := range there[controlChain] {
+		packets += r.packets
+	}
+	return packets, err
+}
+
+// listed is a rule that is there.
+type listed struct {
+	shape   string
+	packets uint64 // its counter
+}
+
+// listRules gives the table's rules by chain.
+func listRules(c *netlink.Conn) (map[string][]listed, error) {
 	data, err := encode(func(ae attributes) { ae.String(unix.NFTA_RULE_TABLE, TableName) })
 	if err != nil {
 		return nil, err
@@ -107,13 +140,14 @@ func listRules(c *netlink.Conn) (map[string][]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
-	there := map[string][]string{}
+	there := map[string][]listed{}
 	for _, m := range answers {
 		if m.Header.Flags&netlink.DumpInterrupted != 0 {
 			return nil, errTorn
 		}
 		var table, chain string
 		var names []string
+		var packets uint64
 		err := each(m, func(ad *netlink.AttributeDecoder) {
 			switch ad.Type() {
 			case unix.NFTA_RULE_TABLE:
@@ -124,12 +158,7 @@ func listRules(c *netlink.Conn) (map[string][]string, error) {
 				ad.Nested(func(list *netlink.AttributeDecoder) error {
 					for list.Next() {
 						list.Nested(func(e *netlink.AttributeDecoder) error {
-							for e.Next() {
-								if e.Type() == unix.NFTA_EXPR_NAME {
-									names = append(names, e.String())
-								}
-							}
-							return nil
+							return expr(e, &names, &packets)
 						})
 					}
 					return nil
@@ -140,10 +169,33 @@ func listRules(c *netlink.Conn) (map[string][]string, error) {
 			return nil, err
 		}
 		if table == TableName {
-			there[chain] = append(there[chain], strings.Join(names, " "))
+			there[chain] = append(there[chain], listed{strings.Join(names, " "), packets})
 		}
 	}
 	return there, nil
+}
+
+// expr reads an expression: its name, and what a counter has counted.
+func expr(ad *netlink.AttributeDecoder, names *[]string, packets *uint64) error {
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_EXPR_NAME:
+			*names = append(*names, ad.String())
+		case unix.NFTA_EXPR_DATA:
+			if n := len(*names); n == 0 || (*names)[n-1] != "counter" { // the name comes first (nf_tables_fill_expr_info)
+				continue
+			}
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					if n.Type() == unix.NFTA_COUNTER_PACKETS {
+						*packets += n.Uint64()
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return nil
 }
 
 // each goes through the attributes of a message of nf_tables.

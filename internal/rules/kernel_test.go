@@ -796,9 +796,15 @@ func TestCounters(t *testing.T) {
 	f := probed(t)
 	b := newBed(t)
 	b.install(ftp(f))
-	record(b.open(f))
+	packets := record(b.open(f))
 	b.echo(b.server, netip.AddrPortFrom(serverAddr.v4, 21))
 	b.connect(b.client, netip.AddrPortFrom(serverAddr.v4, 21))
+	n := uint64(len(drain(packets)))
+	var queued uint64
+	b.do("count", func() (err error) { queued, err = rules.Queued(); return err })
+	if n == 0 || queued != n {
+		t.Errorf("%d packets were counted, %d were queued", queued, n)
+	}
 	list := b.fw.Run("sh", "-c", "nft list chain inet cthelperd control 2>/dev/null")
 	for line := range strings.Lines(list) {
 		if strings.Contains(line, "ct original proto-dst") && strings.Contains(line, "counter packets 0 ") {

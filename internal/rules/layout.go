@@ -119,10 +119,13 @@ func firstChains(cfg *Config) []chain {
 	}
 }
 
+// controlChain is where packets are queued.
+const controlChain = "control"
+
 // controlChains queue the packets of control connections.
 func controlChains(cfg *Config) []chain {
 	control := chain{
-		name: "control",
+		name: controlChain,
 		comment: "Of TCP the SYN-ACK is the first packet to be seen, as a SYN announces nothing; of UDP it is the first\n" +
 			"datagram.",
 	}
