@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,9 @@ func (c runCommand) Run(p *program) (err error) {
 	}
 	if err := permitted(); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(engine.GCPercent)
 	}
 	out := newLogWriter(p.stderr, cfg.Log)
 	defer out.close()

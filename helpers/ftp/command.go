@@ -230,7 +230,7 @@ func describe(b, verb, arg []byte, n int) []byte {
 
 // keep puts a transfer's note aside. first: no other is needed any more.
 func (s *session) keep(verb, arg []byte, first bool) part {
-	b := s.open()
+	b := s.work()
 	if first {
 		b.names = b.names[:0]
 	}

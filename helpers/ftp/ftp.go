@@ -25,14 +25,15 @@ func Protocol() helpers.Protocol {
 	return helpers.Protocol{
 		Name: "ftp",
 		Helpers: func(any) ([]helpers.Helper, error) {
+			shared := &desks{}
 			return []helpers.Helper{{
 				Name:      "ftp",
 				Transport: helpers.TCP,
 				Ports:     []uint16{controlPort},
 				Classes:   []helpers.Class{{Name: "data", Max: maxPending, Timeout: maxWait}},
 				Backlog:   maxLine,
-				New:       func() helpers.Session { return &session{} },
-				Restore:   restore,
+				New:       func() helpers.Session { return &session{desks: shared} },
+				Restore:   func(state []byte) (helpers.Session, error) { return restore(state, shared) },
 			}}, nil
 		},
 	}

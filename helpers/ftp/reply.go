@@ -233,7 +233,7 @@ func (s *session) opened(seg *helpers.Segment, off int, line, b []byte, index []
 		if c.name.end > 0 {
 			out.Notes = append(out.Notes, helpers.Note{
 				Group: helpers.Group{ID: id},
-				Text:  string(s.books.names[c.name.off:c.name.end]),
+				Text:  string(s.books.desk.names[c.name.off:c.name.end]),
 			})
 			c.name = part{}
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -33,6 +35,7 @@ type session struct {
 	queue    []command // sent and not answered, oldest first
 
 	steps int    // see Steps
+	desks *desks // of all sessions
 	books *books // nil: nothing of it
 }
 
@@ -41,7 +44,11 @@ type books struct {
 	groups []group // announced and not known to be dead, oldest first
 	last   uint64  // Group.ID of the latest announcement
 	effect uint64  // Group.ID that a transfer uses now, as the replies tell; 0: none known
+	desk   *desk   // nil: nothing of it
+}
 
+// desk is what a session needs for a call or a few.
+type desk struct {
 	names []byte // notes of the commands in queue
 
 	// Of the present call only.
@@ -59,12 +66,59 @@ func (s *session) open() *books {
 	return s.books
 }
 
+// work gives the session a desk.
+func (s *session) work() *desk {
+	b := s.open()
+	if b.desk == nil {
+		b.desk = s.desks.take()
+	}
+	return b.desk
+}
+
+// tidy clears the desk for the next call, and gives it back if no command needs it.
+func (s *session) tidy() {
+	if s.books == nil || s.books.desk == nil {
+		return
+	}
+	d := s.books.desk
+	d.sites, d.first = d.sites[:0], nil
+	if !slices.ContainsFunc(s.queue, func(c command) bool { return c.name.end > 0 }) {
+		d.names = d.names[:0]
+		s.desks.giveBack(d)
+		s.books.desk = nil
+	}
+}
+
+// desks are those that no session needs: an announcement must not cost an allocation, an idle session no memory.
+type desks struct {
+	mu   sync.Mutex // sessions of several engines share them
+	free []*desk
+}
+
+func (all *desks) take() *desk {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	n := len(all.free)
+	if n == 0 {
+		return &desk{}
+	}
+	d := all.free[n-1]
+	all.free = all.free[:n-1]
+	return d
+}
+
+func (all *desks) giveBack(d *desk) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.free = append(all.free, d)
+}
+
 // first is what Inspect returns.
 func (s *session) first() error {
-	if s.books == nil {
+	if s.books == nil || s.books.desk == nil {
 		return nil
 	}
-	return s.books.first
+	return s.books.desk.first
 }
 
 // effect is the group that a transfer uses now; 0: none known.
@@ -141,9 +195,7 @@ type site struct {
 
 // Inspect implements helpers.Session.
 func (s *session) Inspect(seg *helpers.Segment, out *helpers.Result) error {
-	if b := s.books; b != nil {
-		b.sites, b.first = b.sites[:0], nil
-	}
+	s.tidy()
 	d := &s.dirs[seg.Dir]
 	if seg.Flow.Late && !s.blind {
 		s.blind, s.loose, s.greet = true, true, greeted
@@ -231,7 +283,7 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	}
 	d.begun = false
 	if torn && s.first() != was && !errors.Is(s.first(), helpers.ErrForeign) {
-		s.books.first = was // a piece of a line is no error of the sender's
+		s.work().first = was // a piece of a line is no error of the sender's
 	}
 	return n
 }
@@ -264,7 +316,7 @@ func (s *session) lost(dir helpers.Dir) {
 // fail keeps the first error of a call: one call may read many lines, and a bad one does not stop the others.
 func (s *session) fail(off int, err error) {
 	if s.first() == nil {
-		s.open().first = &helpers.ParseError{Off: off, Err: err}
+		s.work().first = &helpers.ParseError{Off: off, Err: err}
 	}
 }
 
@@ -272,7 +324,7 @@ func (s *session) fail(off int, err error) {
 func (s *session) lock(dir helpers.Dir, why string) {
 	s.dirs[dir].mode = foreign
 	s.clear()
-	s.open().first = fmt.Errorf("%s: %w", why, helpers.ErrForeign)
+	s.work().first = fmt.Errorf("%s: %w", why, helpers.ErrForeign)
 }
 
 // clear forgets the commands that wait for their reply.
@@ -294,7 +346,8 @@ func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string,
 		g = &b.groups[len(b.groups)-1]
 	}
 	at.expect = len(out.Expect)
-	b.sites = append(b.sites, at)
+	work := s.work()
+	work.sites = append(work.sites, at)
 	out.Expect = append(out.Expect, helpers.Expectation{
 		Transport: helpers.TCP,
 		Owner:     seg.Dir,

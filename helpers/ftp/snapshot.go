@@ -27,8 +27,11 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(s.multi))
 	b = binary.AppendUvarint(b, uint64(s.overflow))
 	var books books
+	var names []byte
 	if s.books != nil {
-		books = *s.books
+		if books = *s.books; books.desk != nil {
+			names = books.desk.names
+		}
 	}
 	b = binary.AppendUvarint(b, books.last)
 	b = binary.AppendUvarint(b, books.effect)
@@ -36,7 +39,7 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	for _, c := range s.queue {
 		b = append(b, byte(c.kind))
 		b = binary.AppendUvarint(b, c.group)
-		b = appendBytes(b, books.names[c.name.off:c.name.end])
+		b = appendBytes(b, names[c.name.off:c.name.end])
 		b = appendBytes(b, []byte(c.how.String()))
 	}
 	b = binary.AppendUvarint(b, uint64(len(books.groups)))
@@ -65,7 +68,7 @@ func flags(bits ...bool) (f byte) {
 func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
 
 // restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
-func restore(state []byte) (helpers.Session, error) {
+func restore(state []byte, shared *desks) (helpers.Session, error) {
 	body := len(state) - 4
 	if body >= 0 && state[0] != version {
 		return nil, fmt.Errorf("ftp: state of version %d, this is %d", state[0], version)
@@ -74,7 +77,7 @@ func restore(state []byte) (helpers.Session, error) {
 		return nil, errState
 	}
 	r := reader{b: state[1:body]}
-	s := &session{greet: greeting(r.number(uint64(greeted)))}
+	s := &session{desks: shared, greet: greeting(r.number(uint64(greeted)))}
 	r.flags(&s.blind, &s.loose, &s.epsvAll, &s.toldTLS)
 	for i := range s.dirs {
 		d := &s.dirs[i]
@@ -86,13 +89,14 @@ func restore(state []byte) (helpers.Session, error) {
 	s.multi = uint16(r.number(699))
 	s.overflow = uint32(r.number(1<<32 - 1))
 	var books books
+	var names []byte
 	books.last = r.number(1<<63 - 1)
 	books.effect = r.number(books.last)
 	for range r.number(maxOutstanding) {
 		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(books.last)}
-		if name := r.bytes(maxNote); len(name) > 0 && len(books.names) <= maxNames-maxNote {
-			c.name = part{uint16(len(books.names)), uint16(len(books.names) + len(name))}
-			books.names = append(books.names, name...)
+		if name := r.bytes(maxNote); len(name) > 0 && len(names) <= maxNames-maxNote {
+			c.name = part{uint16(len(names)), uint16(len(names) + len(name))}
+			names = append(names, name...)
 		}
 		c.how = mechanismOf(r.bytes(maxVerb))
 		s.queue = append(s.queue, c)
@@ -108,8 +112,11 @@ func restore(state []byte) (helpers.Session, error) {
 		g.to = to
 		books.groups = append(books.groups, g)
 	}
-	if books.last > 0 || len(books.names)+len(books.groups) > 0 {
+	if books.last > 0 || len(books.groups) > 0 {
 		s.books = &books
+	}
+	if len(names) > 0 {
+		s.work().names = names
 	}
 	if reply := s.dirs[helpers.Reply]; reply.begun && int(reply.known) > len(s.queue) {
 		r.bad = true

@@ -23,7 +23,8 @@ func TestRestoreWrong(t *testing.T) {
 			t.Fatalf("Consumed %d, Hold %d of %q", out.Consumed, out.Hold, data)
 		}
 	}
-	s := &session{}
+	shared := &desks{}
+	s := &session{desks: shared}
 	inspect(s, helpers.Reply, "220 ready\r\n")
 	inspect(s, helpers.Original, "PORT 192,0,2,2,200,1\r\nPASV\r\nRETR x\r\nAUTH TLS\r\nABOR\r\n\r\n")
 	inspect(s, helpers.Reply, "200 \r\n22")
@@ -38,7 +39,7 @@ func TestRestoreWrong(t *testing.T) {
 			wrong := bytes.Clone(body)
 			wrong[i] = byte(bit)
 			wrong = binary.BigEndian.AppendUint32(wrong, crc32.ChecksumIEEE(wrong))
-			r, err := restore(wrong)
+			r, err := restore(wrong, shared)
 			if err != nil {
 				continue
 			}
@@ -56,12 +57,12 @@ func TestRestoreWrong(t *testing.T) {
 	}
 	for i := range body {
 		short := binary.BigEndian.AppendUint32(bytes.Clone(body[:i]), crc32.ChecksumIEEE(body[:i]))
-		if _, err := restore(short); err == nil {
+		if _, err := restore(short, shared); err == nil {
 			t.Errorf("the first %d bytes of %d are taken", i, len(body))
 		}
 	}
 	long := append(bytes.Clone(body), 0)
-	if _, err := restore(binary.BigEndian.AppendUint32(long, crc32.ChecksumIEEE(long))); err == nil {
+	if _, err := restore(binary.BigEndian.AppendUint32(long, crc32.ChecksumIEEE(long)), shared); err == nil {
 		t.Error("a byte too many is taken")
 	}
 }

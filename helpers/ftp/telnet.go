@@ -28,7 +28,7 @@ func (s *session) strip(line []byte) (plain []byte, index []uint16) {
 		return line, nil
 	}
 	line = line[:min(len(line), maxStripped)]
-	scratch := s.open()
+	scratch := s.work()
 	plain, index = scratch.plain[:0], scratch.index[:0]
 	for i := 0; i < len(line); {
 		if line[i] != iac {

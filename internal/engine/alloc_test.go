@@ -1,9 +1,7 @@
 package engine_test
 
 import (
-	"runtime"
 	"testing"
-	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/engine"
@@ -79,36 +77,3 @@ func BenchmarkHandle(b *testing.B) {
 		})
 	}
 }
-
-// What an idle flow costs, its session's own state left aside.
-func TestFlowMemory(t *testing.T) {
-	const flows, most = 50000, 900
-	b := newBed(t, func(c *engine.Config) { c.Helpers[1].New = func() helpers.Session { return quiet{} } })
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
-	for i := range flows {
-		c := plainConn(helpers.UDP)
-		c.Orig.Src = addPort(c.Orig.Src, i)
-		c.Reply.Dst = c.Orig.Src
-		b.e.Handle(engine.Packet{Time: time.Unix(1, 0), Data: udpPacket(c.Orig, ""), Conn: &c})
-	}
-	each := (heap() - before) / flows
-	if b.e.Stats().Flows != flows || each > most {
-		t.Errorf("%d flows, %d bytes each, more than %d", b.e.Stats().Flows, each, most)
-	}
-	t.Logf("%d bytes a flow", each)
-	runtime.KeepAlive(b)
-}
-
-type quiet struct{}
-
-func (quiet) Inspect(seg *helpers.Segment, out *helpers.Result) error {
-	out.Consumed = len(seg.Data)
-	return nil
-}
-func (quiet) Close(helpers.FlowID, *helpers.Result) {}

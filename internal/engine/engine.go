@@ -13,6 +13,11 @@ import (
 	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
+// GCPercent is for debug.SetGCPercent in a process that holds many flows. The heap is flows, nearly all of it: packets
+// make no garbage, and flows that come and go make little. Go's default, 100, would let that little grow to the size of
+// all flows before it is collected.
+const GCPercent = 50
+
 // Engine is one shard: it handles the packets of one queue, one call at a time.
 type Engine struct {
 	helpers map[string]*helper
@@ -450,7 +455,7 @@ func (e *Engine) abandon(j *job) {
 	}
 	if j.adjusting { // the numbers stay as they are
 		left.adjusting, left.adjust = true, j.adjust
-		left.adjust.SeqAdjust = f.nat.journals[j.dir].kernel
+		left.adjust.SeqAdjust = f.nat.journal(j.dir).kernel
 		e.request(Request{Adjust: &left.adjust})
 	}
 	e.tickets[j.ticket] = left

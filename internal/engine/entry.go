@@ -156,6 +156,7 @@ func (e *Engine) forget(x *entry) {
 	e.mappings--
 	own := x.session.extra
 	own.entries = slices.DeleteFunc(own.entries, func(o *entry) bool { return o == x })
+	x.session.slim()
 }
 
 // known is the entry of the same end point: pending in the session, or of the same group in its family.

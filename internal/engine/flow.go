@@ -34,9 +34,20 @@ type flow struct {
 
 // rewriting is what a flow under NAT has in addition.
 type rewriting struct {
-	reply    key // what packets of the reply direction show
-	journals [2]journal
+	reply    key         // what packets of the reply direction show
+	journals *[2]journal // by direction; nil: nothing was ever changed
 }
+
+// journal is that of one direction, to write to.
+func (r *rewriting) journal(dir helpers.Dir) *journal {
+	if r.journals == nil {
+		r.journals = &[2]journal{}
+	}
+	return &r.journals[dir]
+}
+
+// changed tells whether packets of f may have to leave with other bytes or numbers.
+func (f *flow) changed() bool { return f.nat != nil && f.nat.journals != nil }
 
 // extra is what a flow has for a while: bytes and packets that wait, an end that is near. An announced flow keeps it.
 type extra struct {
@@ -182,8 +193,10 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 	f.adjustable, f.losses = c.Adjustable, e.losses
 	if seen[helpers.Reply] != f.key.turned() {
 		f.nat = &rewriting{reply: seen[helpers.Reply]}
-		for dir := range f.nat.journals {
-			f.nat.journals[dir].found(c.Adjust[dir])
+		for dir, k := range c.Adjust {
+			if k != (SeqAdjust{}) {
+				f.nat.journal(helpers.Dir(dir)).found(k)
+			}
 		}
 	}
 	switch {

@@ -260,8 +260,7 @@ func (e *Engine) rewrite(j *job) {
 		e.conclude(j)
 		return
 	}
-	own := &f.nat.journals[j.dir]
-	total, grows := own.total(), false
+	total, grows := f.nat.journal(j.dir).total(), false
 	for _, c := range j.edits {
 		more := int32(len(c.New)) - int32(c.Len)
 		if more == 0 {
@@ -338,7 +337,7 @@ func (e *Engine) conclude(j *job) {
 		e.edited(j, &j.edits[i])
 	}
 	if j.adjust.Transport != 0 && len(j.edits) > 0 {
-		f.nat.journals[j.dir].kernel = j.adjust.SeqAdjust
+		f.nat.journal(j.dir).kernel = j.adjust.SeqAdjust
 	}
 	e.tellFailure(j)
 	e.commit(j)
@@ -361,7 +360,7 @@ func (e *Engine) edited(j *job, c *helpers.Edit) {
 	})
 	if !j.udp {
 		by := append([]byte(nil), c.New...)
-		j.flow.nat.journals[j.dir].add(j.base+uint32(c.Off), uint32(c.Len), by)
+		j.flow.nat.journal(j.dir).add(j.base+uint32(c.Off), uint32(c.Len), by)
 	}
 }
 

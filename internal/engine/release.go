@@ -159,7 +159,7 @@ func (e *Engine) waited(f *flow) {
 
 // pass gives the verdict of a packet of f as it has to leave: with the bytes and numbers of the journal.
 func (e *Engine) pass(f *flow, dir helpers.Dir, id uint64, v *packet.View) {
-	if f == nil || f.nat == nil || v.Transport() != helpers.TCP || f.nat.journals[0].idle() && f.nat.journals[1].idle() {
+	if !f.changed() || v.Transport() != helpers.TCP || f.nat.journals[0].idle() && f.nat.journals[1].idle() {
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id})
 		return
 	}

@@ -48,6 +48,13 @@ func (s *session) more() *sessionExtra {
 	return s.extra
 }
 
+// slim takes the session's extra away if there is nothing in it.
+func (s *session) slim() {
+	if x := s.extra; x != nil && len(x.entries) == 0 && x.queue == nil && x.family == nil && !s.helper.PerPair {
+		s.extra = nil
+	}
+}
+
 // entries are what it announced.
 func (s *session) entries() []*entry {
 	if s.extra == nil {

@@ -160,7 +160,7 @@ func (f *flow) save() savedFlow {
 		for _, c := range f.chunks(helpers.Dir(i)) {
 			t.Ahead = append(t.Ahead, savedChunk{c.seq, c.ack, c.acks, c.data})
 		}
-		if f.nat == nil {
+		if !f.changed() {
 			continue
 		}
 		j := &f.nat.journals[i]
@@ -359,10 +359,10 @@ func (e *loader) flow(from *savedFlow) error {
 			d.skip, d.lost, f.late = 0, true, true
 			d.release(d.next)
 		}
-		if f.nat == nil {
+		if f.nat == nil || t.Base == 0 && len(t.Steps) == 0 && c.Adjust[i] == (SeqAdjust{}) {
 			continue
 		}
-		j := &f.nat.journals[i]
+		j := f.nat.journal(dir)
 		j.base, j.kernel = t.Base, c.Adjust[i]
 		for _, st := range t.Steps {
 			j.steps = append(j.steps, step{st.Start, st.Old, st.By, st.After, st.Alone})

@@ -86,10 +86,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		d.lost = true
 	}
 	if flags&packet.ACK != 0 && !o.known {
-		at := v.Ack()
-		if f.nat != nil {
-			at = f.nat.journals[dir.Other()].in(at)
-		}
+		at := f.original(dir.Other(), v.Ack())
 		o.start(at)
 		if o.lost = f.late; !f.late && flags&packet.SYN != 0 {
 			o.isn, o.begun = at-1, true
@@ -187,7 +184,7 @@ func (d *direction) release(to uint32) { d.released = later(d.released, to) }
 
 // original is the position in dir that an acknowledgement of the other direction names.
 func (f *flow) original(dir helpers.Dir, ack uint32) uint32 {
-	if f.nat == nil {
+	if !f.changed() {
 		return ack
 	}
 	return f.nat.journals[dir].in(ack)
