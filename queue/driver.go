@@ -190,16 +190,15 @@ func (q *Queue) answer(seq uint32, body []byte) {
 func (q *Queue) Verdict(id uint32, data []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	known := q.waiting.remove(id)
-	if data == nil && known {
-		if n := len(q.run); n > 0 && !after(id, q.run[n-1]) {
-			q.endRun()
-		}
+	if n := len(q.run); data != nil || n > 0 && !after(id, q.run[n-1]) {
+		q.endRun() // while this packet waits: the run's batch must not take it along
+	}
+	switch known := q.waiting.remove(id); {
+	case data == nil && known:
 		q.run = append(q.run, id)
 		return nil
-	}
-	q.endRun()
-	if data == nil {
+	case data == nil:
+		q.endRun()
 		return q.note(appendVerdict(q.out, msgVerdict, q.number, id, 1), 1)
 	}
 	if len(data) > maxChange {
