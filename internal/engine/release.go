@@ -182,6 +182,11 @@ func (e *Engine) pass(f *flow, dir helpers.Dir, id uint64, v *packet.View) {
 	if own.touched(first, len(c.Payload)) {
 		e.bytes = own.append(e.bytes[:0], first, c.Payload)
 		c.Payload, changed = e.bytes, true
+		if room := v.Room(); len(c.Payload) > room {
+			// It may not fit into the next link, and nobody cuts it. Without its end it fits: that is lost as far as the
+			// sender knows, and comes again in a segment of its own.
+			c.Payload, c.Clear = c.Payload[:room], packet.FIN|packet.PSH
+		}
 	}
 	if !changed {
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: id})

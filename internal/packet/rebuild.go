@@ -10,7 +10,23 @@ import (
 type Change struct {
 	Payload  []byte // instead of the packet's own
 	Seq, Ack uint32
+	Clear    byte                // flags that are taken away
 	Edge     func(uint32) uint32 // of each edge of a selectively acknowledged block; nil: they stay
+}
+
+// What each link carries: of IPv6 RFC 8200 section 5, of IPv4 what RFC 791 section 3.1 has each host accept.
+const (
+	leastIPv4 = 576
+	leastIPv6 = 1280
+)
+
+// Room is how long the payload may be so that the packet fits wherever it did as it is.
+func (v *View) Room() int {
+	least := leastIPv4
+	if v.ipv6 {
+		least = leastIPv6
+	}
+	return max(len(v.data), least) - v.body
 }
 
 // Append appends the packet, changed, to b. Lengths and checksums are computed anew, as what comes from a queue may
@@ -29,6 +45,7 @@ func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 	if w.transport == helpers.TCP {
 		binary.BigEndian.PutUint32(l4[tcpSeq:], c.Seq)
 		binary.BigEndian.PutUint32(l4[tcpAck:], c.Ack)
+		l4[tcpFlags] &^= c.Clear
 		if c.Edge != nil {
 			for at := range w.SACK() {
 				edge := binary.BigEndian.Uint32(w.data[at:])
