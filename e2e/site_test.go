@@ -123,6 +123,12 @@ func newSite(t *testing.T, n nat) *site { return newSiteWith(t, n, "tcp dport 21
 // firewall go over a wire if there is one.
 func newSiteWith(t *testing.T, n nat, control string, w *wire) *site {
 	t.Helper()
+	return newSiteOver(t, n, control, w, nil)
+}
+
+// newSiteOver has wires between client and firewall, and between firewall and server, where they are not nil.
+func newSiteOver(t *testing.T, n nat, control string, w, beyond *wire) *site {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("end to end: not with -short")
 	}
@@ -140,8 +146,12 @@ func newSiteWith(t *testing.T, n nat, control string, w *wire) *site {
 		netnstest.Veth(s.client, "c", both(family.client), s.firewall, "inside", both(family.inside))
 		neighbours(s.client, "c", "02:00:00:00:01:02", family.client, s.firewall, "inside", "02:00:00:00:01:01", family.inside)
 	}
-	netnstest.Veth(s.firewall, "outside", both(family.outside), s.server, "s", both(family.server))
-	neighbours(s.firewall, "outside", "02:00:00:00:02:01", family.outside, s.server, "s", "02:00:00:00:02:02", family.server)
+	if beyond != nil {
+		beyond.join(t, s.firewall, "outside", both(family.outside), s.server, "s", both(family.server))
+	} else {
+		netnstest.Veth(s.firewall, "outside", both(family.outside), s.server, "s", both(family.server))
+		neighbours(s.firewall, "outside", "02:00:00:00:02:01", family.outside, s.server, "s", "02:00:00:00:02:02", family.server)
+	}
 	for _, f := range families {
 		s.client.Route(f.inside().String())
 		// Also under masquerade: then a packet to an inside address is refused by the firewall's rules, and counted.

@@ -15,8 +15,10 @@ import (
 type wire struct {
 	lose, double, delay int
 	lost, doubled, late int // what it did
-	mu                  sync.Mutex
-	random              *rand.Rand
+	// change makes packets of one that the first or the second namespace sends; nil: it stays as it is.
+	change [2]func(packet []byte) [][]byte
+	mu     sync.Mutex
+	random *rand.Rand
 }
 
 func (w *wire) join(t *testing.T, a *netnstest.NS, aDev string, aAddrs []string, b *netnstest.NS, bDev string, bAddrs []string) {
@@ -25,8 +27,8 @@ func (w *wire) join(t *testing.T, a *netnstest.NS, aDev string, aAddrs []string,
 	w.random = rand.New(rand.NewPCG(seed, seed))
 	one, two := tun(t, a, aDev, aAddrs), tun(t, b, bDev, bAddrs)
 	var copies sync.WaitGroup
-	copies.Go(func() { w.carry(one, two) })
-	copies.Go(func() { w.carry(two, one) })
+	copies.Go(func() { w.carry(one, two, w.change[0]) })
+	copies.Go(func() { w.carry(two, one, w.change[1]) })
 	t.Cleanup(func() {
 		one.Close()
 		two.Close()
@@ -51,12 +53,18 @@ func tun(t *testing.T, ns *netnstest.NS, dev string, addrs []string) *os.File {
 }
 
 // carry copies packets until from is closed.
-func (w *wire) carry(from, to *os.File) {
+func (w *wire) carry(from, to *os.File, change func(packet []byte) [][]byte) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := from.Read(buf)
 		if err != nil {
 			return
+		}
+		if change != nil {
+			for _, p := range change(buf[:n]) {
+				to.Write(p)
+			}
+			continue
 		}
 		w.mu.Lock()
 		lose, double, delay := w.draw(w.lose), w.draw(w.double), w.draw(w.delay)
