@@ -46,7 +46,8 @@ type Engine struct {
 	cause      cause
 	ticking    bool      // a Tick was interrupted by a ticket
 	overflowed bool      // packets were lost before they came here
-	losses     uint8     // how often that happened; wraps
+	losses     uint8     // how often that was known; wraps
+	lossy      time.Time // until then there may be several holes in a stream, of one loss
 	lost       uint64    // what missed said
 	asked      time.Time // when it was asked
 	step       Step
@@ -311,12 +312,36 @@ func (e *Engine) Ended(t helpers.Transport, orig helpers.Tuple, zone uint16, now
 	return &e.step
 }
 
+// Vanished says that conntrack has no such connection any more; orig is its original tuple. If neither end has closed it
+// somebody has emptied the table, and it may come back: its session and its journal are kept for a while.
+func (e *Engine) Vanished(t helpers.Transport, orig helpers.Tuple, zone uint16, now time.Time) *Step {
+	for _, z := range [2]uint16{zone, 0} {
+		k := pack(t, orig.Turned(), z)
+		f, dir := e.flows.find(&k)
+		if f == nil || dir != helpers.Reply || f.zone != zone {
+			continue
+		}
+		if !f.mayComeBack() {
+			break
+		}
+		e.begin(now)
+		e.cause = cause{time: now}
+		e.cutOff(f)
+		return &e.step
+	}
+	return e.Ended(t, orig, zone, now)
+}
+
 // Overflowed says that the queue has lost packets: flows that are joined late from now on may have been missed, and
 // count as if they had existed before; holes in the streams of those that are known will not be filled.
 func (e *Engine) Overflowed() {
 	e.overflowed = true
 	e.losses++
+	e.lossy = e.now.Add(lossTime)
 }
+
+// lossTime is more than it takes to read what was in a queue.
+const lossTime = 2 * time.Second
 
 // askMissed asks whether packets were lost since the last time.
 func (e *Engine) askMissed() {

@@ -55,6 +55,7 @@ type extra struct {
 	streams   [2]stream
 	wait      []waiting
 	timer     timer
+	cut       bool // conntrack has no entry of it, though nobody has closed it
 }
 
 // more gives the flow an extra.
@@ -68,7 +69,7 @@ func (f *flow) more() *extra {
 
 // slim takes the flow's extra away if there is nothing in it.
 func (f *flow) slim() {
-	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && x.streams[0].empty() &&
+	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && !x.cut && x.streams[0].empty() &&
 		x.streams[1].empty() {
 		f.extra = nil
 	}
@@ -120,7 +121,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 	k := pack(v.Transport(), v.Tuple(), zone)
 	f, dir := e.flows.find(&k)
 	if f != nil {
-		if !e.replaced(f, dir, p.Conn, zone, v) {
+		if !e.replaced(f, dir, p.Conn, zone, v) && (!f.cut() || e.rejoin(f, p, v)) {
 			return f, dir
 		}
 		if !f.idle() {

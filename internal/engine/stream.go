@@ -148,10 +148,10 @@ const askEvery = 100 * time.Millisecond
 
 // wereLost tells whether packets were lost since the flow's holes were given up.
 func (e *Engine) wereLost(f *flow) bool {
-	if f.losses == e.losses && e.now.Sub(e.asked) >= askEvery {
+	if !e.now.Before(e.lossy) && f.losses == e.losses && e.now.Sub(e.asked) >= askEvery {
 		e.askMissed()
 	}
-	return f.losses != e.losses
+	return f.losses != e.losses || e.now.Before(e.lossy)
 }
 
 // giveUp goes on behind the holes of both directions, in dir up to seq: their bytes passed unseen. Each may wait for the

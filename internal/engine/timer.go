@@ -79,7 +79,7 @@ func (e *Engine) expire() {
 		case t.entry != nil:
 			e.cause = cause{time: e.now}
 			e.expired(t.entry)
-		case t.flow.closed():
+		case t.flow.closed(), t.flow.cut():
 			e.drop(t.flow)
 		default:
 			e.cause = cause{time: e.now}
