@@ -248,6 +248,11 @@ func TestQueueFull(t *testing.T) {
 						c.expect("200")
 					}
 				}
+				for deadline := time.Now().Add(patience); b.waiting() > 0; time.Sleep(10 * time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("%d packets wait in the queue", b.waiting())
+					}
+				}
 				for i, c := range append(stuck, c, b.connect()) {
 					if err := c.passive(); err != nil {
 						t.Errorf("passive on connection %d: %v", i, err)
@@ -267,4 +272,113 @@ func TestQueueFull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A daemon that is killed in the middle of many sessions leaves none of them stuck: while it is dead, transfers are
+// refused, and with the next one all of them go on, on the same control connections.
+func TestKillUnderLoad(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		file := b.config(loadPolicy)
+		d := b.run("--config", file)
+		l := b.load(16)
+		l.all(3)
+		if n := l.refused.Load(); n > 0 {
+			t.Errorf("%d transfers were refused with a daemon", n)
+		}
+		for range 3 {
+			d.kill()
+			before := l.refused.Load()
+			l.until("refused without a daemon", func() bool { return l.refused.Load() > before+16 })
+			b.works("a control connection without a daemon", b.connect().alive)
+			d = b.run("--config", file)
+			l.all(3)
+			before = l.refused.Load()
+			l.all(3)
+			if n := l.refused.Load() - before; n > 0 {
+				t.Errorf("%d transfers were refused with the next daemon", n)
+			}
+		}
+		l.stop()
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+// Reading the configuration again, with other rules, costs no transfer.
+func TestReloadUnderLoad(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		file := b.config(loadPolicy)
+		d := b.run("--config", file)
+		l := b.load(8)
+		for i := range 10 {
+			ports := []string{"[21]", "[21, 2121]"}[i%2]
+			writeFile(t, file, loadPolicy+"helpers: {ftp: {ports: "+ports+"}}\n")
+			d.signal(unix.SIGHUP)
+			d.says("msg=reloaded", i+1)
+			l.all(1)
+		}
+		l.stop()
+		if n := l.refused.Load(); n > 0 {
+			t.Errorf("%d of %d transfers were refused", n, l.total())
+		}
+		d.counts("missed", 0)
+		d.counts("rules-restored", 0)
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+// Somebody empties the connection table in the middle of a session.
+func TestConntrackFlushed(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		d := b.run()
+		c, idle := b.connect(), b.connect()
+		b.works("active before", c.active)
+		pending := c.epsv()
+		b.firewall.Run("conntrack", "-F")
+		b.fails("what was announced before", func() error { return c.read(pending) })
+		b.works("the control connection", c.alive)
+		b.works("active on the old connection", c.active)
+		b.works("passive on the old connection", c.passive)
+		b.works("passive on one that said nothing yet", idle.passive)
+		b.works("active on one that said nothing yet", idle.active)
+		b.works("passive on a new connection", b.connect().passive)
+		d.stop()
+		b.wants("after the end", left{})
+	})
+}
+
+// deleteShadows deletes them by hand.
+func (b *bed) deleteShadows() (n int) {
+	b.t.Helper()
+	for line := range strings.Lines(b.firewall.Run("conntrack", "-L")) {
+		m := regexp.MustCompile(`^(tcp|udp) .*? src=(\S+) dst=(\S+) sport=(\d+) dport=0 `).FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		b.firewall.Run("conntrack", "-D", "-p", m[1], "-s", m[2], "-d", m[3], "--sport", m[4], "--dport", "0")
+		n++
+	}
+	return n
+}
+
+// Somebody deletes a shadow: what hung on it is gone, and the next announcement makes another.
+func TestShadowDeleted(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		d := b.run()
+		c := b.connect()
+		b.works("active before", c.active)
+		pending := c.epsv()
+		if n := b.deleteShadows(); n != 1 {
+			t.Fatalf("%d shadows are deleted, want one", n)
+		}
+		b.fails("what was announced before", func() error { return c.read(pending) })
+		b.works("passive", c.passive)
+		b.works("active", c.active)
+		if l := b.left(); l.Shadows != 1 {
+			t.Errorf("left %+v, want a shadow", l)
+		}
+		d.stop()
+		b.wants("after the end", left{})
+	})
 }

@@ -113,8 +113,10 @@ func (s *ftpServer) serve(c net.Conn) {
 			data.Write(file)
 			data.Close()
 			say("226 done")
-		default:
+		case "NOOP":
 			say("200 fine")
+		default:
+			say("500 what is %q?", lines.Text())
 		}
 	}
 }

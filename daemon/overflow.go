@@ -51,7 +51,9 @@ func (d *daemon) queueLoad() (l queueLoad, err error) {
 
 // setRules puts rules in place; their counters begin at zero.
 func (d *daemon) setRules(r rules.Config) error {
-	d.overflow()
+	if d.running { // else their counters are an earlier run's
+		d.overflow()
+	}
 	l, err := d.queueLoad()
 	if err != nil {
 		return err

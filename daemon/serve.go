@@ -174,11 +174,18 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 // drive carries out a step of the engine.
 func (d *daemon) drive(s *engine.Step) { engine.Drive(d.engine, s, d.tables, d.verdict) }
 
-// verdict notes a verdict with the queue that the packet came from.
+// verdict notes a verdict with the queue that the packet came from. What was rewritten leaves at once: should the daemon
+// die now, the kernel would go on moving the numbers of a text whose new length was never sent.
 func (d *daemon) verdict(v engine.Verdict) {
 	i := v.ID >> 32
 	d.touched |= 1 << i
 	if err := d.queues[i].Verdict(uint32(v.ID), v.Data); err != nil && d.failed.Add(1) == 1 {
 		d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
+	}
+	if v.Data == nil {
+		return
+	}
+	if err := d.queues[i].Flush(); err != nil && d.failed.Add(1) == 1 {
+		d.log.Error("packets could not be given back; more of this is only counted", "error", err)
 	}
 }

@@ -202,7 +202,7 @@ func (d *daemon) events() error {
 			d.resync()
 		case ev.Destroyed:
 			d.tables.ended(&ev.Flow)
-			d.drive(d.engine.Ended(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
+			d.drive(d.engine.Vanished(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
 		default:
 			d.tables.noteZone(&ev.Flow)
 			if ev.Flow.Expected() {
@@ -250,7 +250,7 @@ func (d *daemon) resync() {
 		}
 	}
 	for _, c := range ended {
-		d.drive(d.engine.Ended(c.Transport, c.Orig, c.Zone, now))
+		d.drive(d.engine.Vanished(c.Transport, c.Orig, c.Zone, now))
 	}
 	for _, id := range lost {
 		d.gone(id)
