@@ -21,9 +21,10 @@ type tables struct {
 	flows   *flows.Table
 	watcher *flows.Watcher
 	parser  flows.Parser
-	told    bool  // the queue tells a packet's connection
-	control ports // of the configuration
-	zones   zones // if the queue does not tell
+	packet  engine.Conn // kept for packetConn
+	told    bool        // the queue tells a packet's connection
+	control ports       // of the configuration
+	zones   zones       // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
@@ -127,14 +128,15 @@ func (t *tables) refreshMark(m *expect.Master) {
 	}
 }
 
-// packetConn is what a queued packet itself says of its connection; nil: nothing that can be read.
+// packetConn is what a queued packet itself says of its connection, valid until the next call; nil: nothing that can be
+// read.
 func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
 	f, err := t.parser.Parse(p.Conntrack)
 	if err != nil {
 		return nil
 	}
-	c := t.conn(&f)
-	return &c
+	t.packet = t.conn(&f)
+	return &t.packet
 }
 
 func (t *tables) conn(f *flows.Flow) engine.Conn {
