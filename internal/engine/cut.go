@@ -28,7 +28,7 @@ func (e *Engine) cutOff(f *flow) {
 		}
 		e.forget(x)
 	}
-	if f.nat != nil {
+	if f.changed() {
 		for dir := range f.nat.journals {
 			f.nat.journals[dir].kernel = SeqAdjust{}
 		}
@@ -50,7 +50,7 @@ func (e *Engine) rejoin(f *flow, p *Packet, v *packet.View) bool {
 	f.extra.cut = false
 	e.timers.clear(&f.extra.timer)
 	f.adjustable, f.mark = c.Adjustable, c.Mark
-	if f.nat == nil {
+	if !f.changed() {
 		return true
 	}
 	for dir := range f.nat.journals {

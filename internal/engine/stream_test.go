@@ -494,3 +494,54 @@ func TestHolesOfBothDirections(t *testing.T) {
 		}
 	}
 }
+
+// Somebody deletes the entry of a connection that goes on: its session does too, and the kernel is told again what it
+// has to adjust. What was pending is taken back.
+func TestVanished(t *testing.T) {
+	for name, conn := range map[string]engine.Conn{"routed": plainConn(helpers.TCP), "nat": snatConn(helpers.TCP)} {
+		t.Run(name, func(t *testing.T) {
+			for _, edited := range []bool{false, true} {
+				b := newBed(t, nil)
+				f := b.tcp(conn, 1000)
+				f.say(orig, "hello\n")
+				if edited {
+					f.say(orig, "open tcp 10.0.0.1:4000\n")
+				}
+				before := *b.adjust(conn.Orig)
+				b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+				if s := b.e.Stats(); s.Flows != 1 || s.Sessions != 1 || s.Pending != 0 {
+					t.Errorf("edited %v: %d flows, %d sessions, %d pending", edited, s.Flows, s.Sessions, s.Pending)
+				}
+				*b.adjust(conn.Orig) = [2]engine.SeqAdjust{}
+				seq, ack := f.next[orig], f.next[reply]
+				f.next[orig] += uint32(len("hello\n"))
+				id := f.raw(orig, packet.ACK, seq, ack, "hello\n")
+				if got := *b.adjust(conn.Orig); got[0].After != before[0].After {
+					t.Errorf("edited %v: the kernel adjusts by %d, want %d again", edited, got[0].After, before[0].After)
+				}
+				if got, _ := b.seqs(id); got != seq+uint32(before[0].After) {
+					t.Errorf("edited %v: the next segment leaves with the number %d, want %d", edited, got, seq+uint32(before[0].After))
+				}
+				n := b.e.Stats().Announced
+				f.say(orig, "open tcp 10.0.0.1:4001\n")
+				if s := b.e.Stats(); s.Announced != n+1 || s.Gaps > 0 {
+					t.Errorf("edited %v: %d announced, %d lost, want one more than %d, and none", edited, s.Announced, s.Gaps, n)
+				}
+				// It does not come back: it is forgotten.
+				b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+				b.pass(time.Hour)
+				if s := b.e.Stats(); s.Flows != 0 || s.Sessions != 0 || len(b.open) != 0 {
+					t.Errorf("edited %v: %d flows, %d sessions are left, %d packets wait", edited, s.Flows, s.Sessions, len(b.open))
+				}
+			}
+			// An end that both sides know of is one.
+			b := newBed(t, nil)
+			f := b.tcp(conn, 1000)
+			f.send(orig, packet.FIN|packet.ACK, "")
+			b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+			if s := b.e.Stats(); s.Flows != 0 {
+				t.Errorf("%d flows are left", s.Flows)
+			}
+		})
+	}
+}
