@@ -57,6 +57,7 @@ type Engine struct {
 	event      Event
 	scratch    helpers.Result
 	jobs       []*job // not in use
+	fetched    uint32 // keeps what Prepare reads from being left out
 	stats      Stats
 }
 
@@ -498,7 +499,7 @@ func (e *Engine) abandon(j *job) {
 		if p.Conn != nil {
 			zone = p.Conn.Zone
 		}
-		k := pack(v.Transport(), v.Tuple(), zone)
+		k := show(&v, zone)
 		of, dir := e.flows.find(&k)
 		if of == nil {
 			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})

@@ -118,7 +118,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 	if p.Conn != nil {
 		zone = p.Conn.Zone
 	}
-	k := pack(v.Transport(), v.Tuple(), zone)
+	k := show(v, zone)
 	f, dir := e.flows.find(&k)
 	if f != nil {
 		if !e.replaced(f, dir, p.Conn, zone, v) && (!f.cut() || e.rejoin(f, p, v)) {
@@ -144,7 +144,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 
 // replaced tells whether the packet is of another connection than f, with the same tuple.
 func (e *Engine) replaced(f *flow, dir helpers.Dir, c *Conn, zone uint16, v *packet.View) bool {
-	if c != nil && seenAs(c, zone) != [2]key{f.key, f.seen(helpers.Reply)} {
+	if c != nil && !f.is(c, zone) {
 		return true
 	}
 	if v.Transport() != helpers.TCP || v.Flags()&packet.SYN == 0 || v.Flags()&packet.RST != 0 {
@@ -155,6 +155,13 @@ func (e *Engine) replaced(f *flow, dir helpers.Dir, c *Conn, zone uint16, v *pac
 		return d.known // joined later than this, or a beginning of its own
 	}
 	return d.isn != v.Seq()
+}
+
+// is tells whether c, with the keys' zone, is the connection of f.
+func (f *flow) is(c *Conn, zone uint16) bool {
+	k := f.seen(helpers.Reply)
+	return f.key.of(c.Reply.Dst, c.Reply.Src) && k.of(c.Orig.Dst, c.Orig.Src) && f.key.zone == zone &&
+		f.key.transport == c.Transport
 }
 
 // connection says what is known of a packet's connection.

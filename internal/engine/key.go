@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
 // key is a tuple in a table: packed, without pointers.
@@ -22,6 +23,22 @@ func pack(t helpers.Transport, tu helpers.Tuple, zone uint16) key {
 		srcPort: tu.Src.Port(), dstPort: tu.Dst.Port(),
 		zone: zone, transport: t, ipv6: tu.Src.Addr().Is6(),
 	}
+}
+
+// show is what a packet shows.
+func show(v *packet.View, zone uint16) key {
+	k := key{zone: zone, transport: v.Transport()}
+	src, dst := v.Addresses()
+	if k.ipv6 = len(src) == len(k.src); k.ipv6 {
+		copy(k.src[:], src)
+		copy(k.dst[:], dst)
+	} else { // as netip.Addr.As16 has it
+		k.src[10], k.src[11], k.dst[10], k.dst[11] = 0xff, 0xff, 0xff, 0xff
+		copy(k.src[12:], src)
+		copy(k.dst[12:], dst)
+	}
+	k.srcPort, k.dstPort = v.Ports()
+	return k
 }
 
 // turned is the key of the answers, without NAT.
@@ -44,6 +61,12 @@ func (k *key) tuple() helpers.Tuple {
 		Src: netip.AddrPortFrom(unpack(k.src, k.ipv6), k.srcPort),
 		Dst: netip.AddrPortFrom(unpack(k.dst, k.ipv6), k.dstPort),
 	}
+}
+
+// of tells whether the key's tuple is src>dst.
+func (k *key) of(src, dst netip.AddrPort) bool {
+	return k.srcPort == src.Port() && k.dstPort == dst.Port() && k.ipv6 == src.Addr().Is6() &&
+		k.src == src.Addr().As16() && k.dst == dst.Addr().As16()
 }
 
 func unpack(b [16]byte, ipv6 bool) netip.Addr {

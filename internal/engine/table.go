@@ -41,7 +41,12 @@ func newTable() table { return table{seed: maphash.MakeSeed(), slots: make([]slo
 
 func (t *table) at(place int) *flow { return &t.blocks[place/blockLen][place%blockLen] }
 
-func (t *table) hash(k *key) uint32 { return uint32(maphash.Comparable(t.seed, k.either())) }
+// hash leaves the zone out: Prepare does not know it.
+func (t *table) hash(k *key) uint32 {
+	c := k.either()
+	c.zone = 0
+	return uint32(maphash.Comparable(t.seed, c))
+}
 
 // find is the flow whose packets show k, and their direction; nil: there is none.
 func (t *table) find(k *key) (*flow, helpers.Dir) {

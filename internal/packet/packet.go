@@ -22,7 +22,6 @@ var (
 type View struct {
 	data      []byte // as long as the IP header says; what a link layer padded is cut off
 	transport helpers.Transport
-	tuple     helpers.Tuple
 	ipv6      bool
 	head      int // offset of the transport header
 	body      int // offset of the payload
@@ -36,19 +35,12 @@ func (v *View) Decode(b []byte) error {
 		return ErrTruncated
 	}
 	var next byte
-	var src, dst netip.Addr
 	var err error
 	switch b[0] >> 4 {
 	case 4:
 		next, err = v.decodeIPv4(b)
-		if err == nil {
-			src, dst = netip.AddrFrom4([4]byte(b[ipv4Src:])), netip.AddrFrom4([4]byte(b[ipv4Dst:]))
-		}
 	case 6:
 		next, err = v.decodeIPv6(b)
-		if err == nil {
-			src, dst = netip.AddrFrom16([16]byte(b[ipv6Src:])), netip.AddrFrom16([16]byte(b[ipv6Dst:]))
-		}
 	default:
 		err = ErrVersion
 	}
@@ -64,22 +56,34 @@ func (v *View) Decode(b []byte) error {
 	default:
 		err = ErrTransport
 	}
-	if err != nil {
-		return err
-	}
-	l4 := v.data[v.head:]
-	v.tuple = helpers.Tuple{
-		Src: netip.AddrPortFrom(src, binary.BigEndian.Uint16(l4[srcPort:])),
-		Dst: netip.AddrPortFrom(dst, binary.BigEndian.Uint16(l4[dstPort:])),
-	}
-	return nil
+	return err
 }
 
 // Transport is TCP or UDP.
 func (v *View) Transport() helpers.Transport { return v.transport }
 
 // Tuple is who sent the packet to whom.
-func (v *View) Tuple() helpers.Tuple { return v.tuple }
+func (v *View) Tuple() helpers.Tuple {
+	src, dst := v.Addresses()
+	a, _ := netip.AddrFromSlice(src)
+	b, _ := netip.AddrFromSlice(dst)
+	from, to := v.Ports()
+	return helpers.Tuple{Src: netip.AddrPortFrom(a, from), Dst: netip.AddrPortFrom(b, to)}
+}
+
+// Addresses are the sender's and the receiver's, in the packet's own memory: 4 bytes each, or 16 of IPv6.
+func (v *View) Addresses() (src, dst []byte) {
+	if v.ipv6 {
+		return v.data[ipv6Src:ipv6Dst], v.data[ipv6Dst:ipv6Len]
+	}
+	return v.data[ipv4Src:ipv4Dst], v.data[ipv4Dst:ipv4Len]
+}
+
+// Ports are the sender's and the receiver's.
+func (v *View) Ports() (src, dst uint16) {
+	l4 := v.data[v.head:]
+	return binary.BigEndian.Uint16(l4[srcPort:]), binary.BigEndian.Uint16(l4[dstPort:])
+}
 
 // Payload is what the transport carries, in the packet's own memory.
 func (v *View) Payload() []byte { return v.data[v.body:v.end] }
