@@ -105,6 +105,7 @@ type daemon struct {
 	engine  *engine.Engine
 	guard   ruleGuard
 	touched uint64    // by bits: the queues that have verdicts to send
+	next    [][]byte  // the packets at hand, for engine.Prepare
 	alarm   time.Time // when the engine's timer is to fire
 	left    bool      // what is to stay is decided: no packet is read any more
 	unseen  unseen

@@ -153,6 +153,11 @@ func mayBegin(b []byte) bool {
 // jumps when somebody sets the time.
 func (d *daemon) packets(i int, batch []queue.Packet) {
 	now := time.Now()
+	d.next = d.next[:0]
+	for n := range batch {
+		d.next = append(d.next, batch[n].Data)
+	}
+	d.engine.Prepare(d.next)
 	for n := range batch {
 		p := &batch[n]
 		id := uint64(i)<<32 | uint64(p.ID)

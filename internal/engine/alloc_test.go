@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -56,6 +57,60 @@ func TestHandleDoesNotAllocate(t *testing.T) {
 				t.Errorf("%s, edited before %v: %v allocations a packet", name, edited, n)
 			}
 		}
+	}
+}
+
+// Commands, replies and acknowledgements that announce nothing cost no allocation, with the packet's connection and
+// without, under NAT and not, one by one and in batches.
+func TestChatDoesNotAllocate(t *testing.T) {
+	const flows = 5000 // enough for Prepare to do something
+	for _, nat := range []bool{false, true} {
+		for _, conn := range []bool{false, true} {
+			h := newChat(t, nat, flows)
+			var who [burst]int
+			var data [burst][]byte
+			var memory [burst][64]byte
+			n := 0
+			round := func() {
+				for i := range who {
+					who[i] = n % 500 // a client's packets come again and again
+					n++
+					data[i] = h.make(memory[i][:], who[i])
+				}
+				h.e.Prepare(data[:])
+				for i := range who {
+					h.handle(who[i], data[i], conn)
+				}
+			}
+			for range 100 {
+				round() // sessions have grown
+			}
+			if n := testing.AllocsPerRun(200, round); n > 0 {
+				t.Errorf("NAT %v, with connection %v: %v allocations for %d packets", nat, conn, n, burst)
+			}
+			if s := h.e.Stats(); s.Flows != flows || s.Unknown+s.Errors["ftp"]+s.Gaps > 0 {
+				t.Errorf("NAT %v, with connection %v: %+v", nat, conn, s)
+			}
+		}
+	}
+}
+
+// Prepare takes anything, and changes nothing.
+func TestPrepare(t *testing.T) {
+	h := newChat(t, false, 5000)
+	before := h.e.Stats()
+	other := h.of(1 << 20)
+	packets := [][]byte{
+		nil, {0x45}, make([]byte, 40), h.clients.packets[0].data, udpPacket(other.Orig, "x"),
+		tcpPacket(other.Orig, packet.ACK, 1, 1, "x"),
+	}
+	for range 40 { // more than a batch
+		packets = append(packets, h.make(make([]byte, 64), 7))
+	}
+	h.e.Prepare(packets)
+	h.e.Prepare(nil)
+	if after := h.e.Stats(); !reflect.DeepEqual(before, after) {
+		t.Errorf("%+v, before %+v", after, before)
 	}
 }
 

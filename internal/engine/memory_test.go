@@ -161,7 +161,7 @@ func heap() uint64 {
 
 // What an idle flow costs, its place in the tables and its session included.
 func TestIdleFlowMemory(t *testing.T) {
-	const flows = 100000
+	const flows = 40000
 	for _, tt := range []struct {
 		name     string
 		nat      bool
