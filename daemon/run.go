@@ -262,7 +262,9 @@ func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, e
 	case err != nil:
 		return engine.Conn{}, err
 	}
-	return d.tables.conn(&f), nil
+	c := conn(&f)
+	d.tables.complete(&c)
+	return c, nil
 }
 
 // rules is what the table inet cthelperd is made from.
@@ -273,6 +275,7 @@ func (d *daemon) rules(cfg *config.Config) rules.Config {
 func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 	c := cfg.Engine()
 	c.Lookup = d.lookup
+	c.Complete = d.tables.complete
 	c.Missed = d.missing
 	c.Record = func(ev *engine.Event) {
 		if ev.Kind == engine.EventRelated && !ev.Permanent {

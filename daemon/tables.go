@@ -135,30 +135,36 @@ func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
 	if err != nil {
 		return nil
 	}
-	t.packet = t.conn(&f)
+	t.packet = conn(&f)
 	return &t.packet
 }
 
-func (t *tables) conn(f *flows.Flow) engine.Conn {
-	name := connection{f.Transport, f.Orig, f.Zone}
-	_, existing := t.existing[name]
-	c := engine.Conn{
-		Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark, Existing: existing,
-	}
+// conn is what an entry of the connection table says.
+func conn(f *flows.Flow) engine.Conn {
+	c := engine.Conn{Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark}
 	for dir, a := range f.Adjust {
 		c.Adjust[dir] = engine.SeqAdjust(a)
 	}
-	if f.Transport == helpers.TCP && f.Translated() {
-		can, asked := t.adjustable[name]
-		if !asked {
-			var err error
-			if can, err = t.flows.Adjustable(f); err == nil {
-				t.adjustable[name] = can
-			}
-		}
-		c.Adjustable = can
-	}
 	return c
+}
+
+// complete adds what is known beside the entry.
+func (t *tables) complete(c *engine.Conn) {
+	name := connection{c.Transport, c.Orig, c.Zone}
+	_, c.Existing = t.existing[name]
+	if c.Transport != helpers.TCP || c.Orig == c.Reply.Turned() {
+		return
+	}
+	can, asked := t.adjustable[name]
+	if !asked {
+		f := flows.Flow{Transport: c.Transport, Orig: c.Orig, Reply: c.Reply, Zone: c.Zone}
+		f.Adjusted = c.Adjust != [2]engine.SeqAdjust{}
+		var err error
+		if can, err = t.flows.Adjustable(&f); err == nil {
+			t.adjustable[name] = can
+		}
+	}
+	c.Adjustable = can
 }
 
 // ended forgets what is known of a connection.

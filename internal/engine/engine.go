@@ -20,13 +20,14 @@ const GCPercent = 50
 
 // Engine is one shard: it handles the packets of one queue, one call at a time.
 type Engine struct {
-	helpers map[string]*helper
-	ports   map[port]*helper
-	policy  Policy
-	limits  Limits
-	lookup  func(helpers.Transport, helpers.Tuple) (Conn, error)
-	record  func(*Event)
-	missed  func() uint64
+	helpers  map[string]*helper
+	ports    map[port]*helper
+	policy   Policy
+	limits   Limits
+	lookup   func(helpers.Transport, helpers.Tuple) (Conn, error)
+	complete func(*Conn)
+	record   func(*Event)
+	missed   func() uint64
 
 	flows    table
 	sessions []*session
@@ -390,6 +391,9 @@ func (e *Engine) Reload(cfg Config) error {
 	e.limits.withDefaults()
 	if cfg.Lookup != nil {
 		e.lookup = cfg.Lookup
+	}
+	if cfg.Complete != nil {
+		e.complete = cfg.Complete
 	}
 	if cfg.Missed != nil {
 		e.missed = cfg.Missed

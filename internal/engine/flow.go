@@ -168,6 +168,9 @@ func (f *flow) is(c *Conn, zone uint16) bool {
 func (e *Engine) connection(p *Packet, v *packet.View) (Conn, bool) {
 	if p.Conn != nil {
 		c := *p.Conn
+		if e.complete != nil {
+			e.complete(&c)
+		}
 		return c, c.Transport == v.Transport()
 	}
 	if e.lookup == nil {
