@@ -19,6 +19,7 @@ func TestCarriers(t *testing.T) {
 	}{{"IPv4", unix.AF_INET}, {"IPv6", unix.AF_INET6}} {
 		for _, c := range inKernel {
 			t.Run(family.name+"/"+c.name, func(t *testing.T) {
+				capacity, timeout := c.classes[0].capacity, c.classes[0].timeout
 				var conn *nfnl.Conn
 				var err error
 				netnstest.New(t).Do(func() { conn, err = nfnl.Dial() })
@@ -50,7 +51,7 @@ func TestCarriers(t *testing.T) {
 					all = all6
 				}
 				const more = 3
-				for i := range uint16(c.capacity + more) {
+				for i := range uint16(capacity + more) {
 					e := nfnl.Expectation{
 						Master: master.Orig,
 						Tuple:  nfnl.Tuple{Src: a[0], Dst: a[1], DstPort: 40000 + i, Proto: unix.IPPROTO_TCP},
@@ -66,14 +67,14 @@ func TestCarriers(t *testing.T) {
 					if e.Tuple.DstPort < 40000+more {
 						t.Errorf("%d was kept, which is among the oldest", e.Tuple.DstPort)
 					}
-					if e.Timeout > c.timeout || e.Timeout+10 < c.timeout {
-						t.Errorf("timeout %d s, want %d", e.Timeout, c.timeout)
+					if e.Timeout > timeout || e.Timeout+10 < timeout {
+						t.Errorf("timeout %d s, want %d", e.Timeout, timeout)
 					}
 				}); err != nil {
 					t.Fatal(err)
 				}
-				if kept != c.capacity {
-					t.Errorf("%d kept, want %d", kept, c.capacity)
+				if kept != capacity {
+					t.Errorf("%d kept, want %d", kept, capacity)
 				}
 			})
 		}

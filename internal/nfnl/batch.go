@@ -53,6 +53,7 @@ type op struct {
 	errno    unix.Errno
 	failed   error
 	into     *Connection // what is asked for
+	expected *Expectation
 }
 
 // ErrUnanswered says that the answer to an operation was lost (the socket's buffer was full), or that the kernel gave
@@ -170,6 +171,8 @@ func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) (answered i
 			o.failed = errTruncated
 		case o.into != nil && m.typ == CTNew && len(m.data) >= headerLen:
 			o.failed = o.into.Parse(m.data[headerLen:])
+		case o.expected != nil && m.typ == ExpNew && len(m.data) >= headerLen:
+			o.failed = o.expected.Parse(m.data[headerLen:])
 		default:
 			continue
 		}

@@ -79,6 +79,14 @@ func (b *Batch) DeleteExpectation(t *Tuple, zone uint16) {
 	b.out = putZone(t.put(b.out, ctaExpectTuple), ctaExpectZone, zone)
 }
 
+// GetExpectation finds the expectation with this tuple, and reads it into e. No answer of the kernel's names its zone.
+// ENOENT: there is none.
+func (b *Batch) GetExpectation(t *Tuple, zone uint16, e *Expectation) {
+	b.open("get an expectation", ExpGet, 0, Family(t.Dst))
+	b.out = putZone(t.put(b.out, ctaExpectTuple), ctaExpectZone, zone)
+	b.ops[len(b.ops)-1].expected = e
+}
+
 // CreateExpectation is Batch.CreateExpectation alone.
 func (c *Conn) CreateExpectation(e *Expectation) error {
 	b := c.Begin()

@@ -1,0 +1,116 @@
+package expect
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// Cleaned says what Clean removed.
+type Cleaned struct{ Shadows, Expectations, Objects int }
+
+// Clean removes the shadows that any run left in the calling thread's network namespace, with their expectations, and
+// the helper objects of all helpers if objects is set: they are the machine's, so other daemons must not need them.
+func Clean(all []helpers.Helper, objectsToo bool) (done Cleaned, err error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	for _, family := range families {
+		var found []nfnl.Connection
+		if err := conn.Connections(family, func(c *nfnl.Connection) {
+			if isShadow(c) {
+				found = append(found, *c)
+			}
+		}); err != nil {
+			return done, err
+		}
+		masters := map[nfnl.Tuple]bool{}
+		for _, c := range found {
+			masters[c.Orig] = true
+		}
+		if err := conn.Expectations(family, func(e *nfnl.Expectation) {
+			if masters[e.Master] {
+				done.Expectations++
+			}
+		}); err != nil {
+			return done, err
+		}
+		for _, c := range found {
+			if err := conn.DeleteConnection(c.Orig, c.Zone); err != nil && !errors.Is(err, unix.ENOENT) {
+				return done, err
+			}
+			done.Shadows++
+		}
+	}
+	if !objectsToo {
+		return done, nil
+	}
+	there, err := conn.Helpers()
+	if errors.Is(err, nfnl.ErrNoHelperObjects) {
+		return done, nil
+	}
+	if err != nil {
+		return done, err
+	}
+	for _, o := range there {
+		for i := range all {
+			if o.Name != Label(all[i].Name) {
+				continue
+			}
+			switch err := conn.DeleteHelper(&o); {
+			case err == nil:
+				done.Objects++
+			case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY):
+				return done, err
+			}
+		}
+	}
+	return done, nil
+}
+
+// isShadow recognises a shadow by its helper, which no packet's connection has.
+func isShadow(c *nfnl.Connection) bool {
+	if c.Helper == "" || !shadowLike(c) {
+		return false
+	}
+	return strings.HasPrefix(c.Helper, Label("")) ||
+		slices.ContainsFunc(inKernel, func(in carrier) bool { return in.name == c.Helper })
+}
+
+// shadowLike says that c is what no packet makes: assured, with port 0 where the server's is.
+func shadowLike(c *nfnl.Connection) bool {
+	return c.Orig.DstPort == 0 && c.Reply.SrcPort == 0 && c.Status&nfnl.StatusAssured != 0 &&
+		(c.Orig.Proto == unix.IPPROTO_TCP || c.Orig.Proto == unix.IPPROTO_UDP)
+}
+
+// Counts are how many expectations the calling thread's network namespace has now, and how many the kernel allows
+// (nf_conntrack_expect_max, one number for all namespaces).
+func Counts() (used, most int, err error) {
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max")
+	if err != nil {
+		return 0, 0, err
+	}
+	if most, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		return 0, 0, err
+	}
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	for _, family := range families {
+		if err := conn.Expectations(family, func(*nfnl.Expectation) { used++ }); err != nil {
+			return 0, 0, err
+		}
+	}
+	return used, most, nil
+}

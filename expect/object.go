@@ -1,0 +1,98 @@
+package expect
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// maxPolicy is the most that a class of a helper object may keep at once (NF_CT_EXPECT_MAX_CNT).
+const maxPolicy = 255
+
+// objects are the helper objects of h: one a family.
+func objects(h *helpers.Helper) (all []nfnl.HelperObject) {
+	for _, family := range families {
+		o := nfnl.HelperObject{Name: Label(h.Name), L3: uint16(family), L4: uint8(h.Transport)}
+		for _, c := range h.Classes {
+			o.Classes = append(o.Classes, nfnl.HelperClass{
+				Name: c.Name, Max: min(max(c.Max, 1), maxPolicy), Timeout: max(seconds(c.Timeout), 1),
+			})
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+// register makes the objects of h. They are the machine's, the same in all network namespaces: one that is there already
+// is adopted, as a new one would cost another daemon its expectations.
+func (k *Kernel) register(h *helpers.Helper) error {
+	for _, o := range objects(h) {
+		err := k.conn.CreateHelper(&o)
+		if errors.Is(err, unix.EEXIST) {
+			o, err = k.adoptObject(o)
+		}
+		if err != nil {
+			return fmt.Errorf("helper %s: %w", h.Name, err)
+		}
+		c := &carrier{name: o.Name, l4: o.L4, own: true}
+		for _, class := range o.Classes {
+			l := limits{int(class.Max), class.Timeout}
+			if l.capacity == 0 { // "no limit" before 2026, then the most
+				l.capacity = maxPolicy
+			}
+			c.classes = append(c.classes, l)
+		}
+		k.objects[object{h.Name, uint8(o.L3)}] = c
+	}
+	return nil
+}
+
+// adoptObject makes use of the object that is there in the place of want. Its limits are raised to want's; its timeouts
+// stay, as another daemon counts on them.
+func (k *Kernel) adoptObject(want nfnl.HelperObject) (nfnl.HelperObject, error) {
+	all, err := k.conn.Helpers()
+	if err != nil {
+		return want, err
+	}
+	at := slices.IndexFunc(all, func(o nfnl.HelperObject) bool {
+		return o.Name == want.Name && o.L3 == want.L3 && o.L4 == want.L4
+	})
+	if at < 0 {
+		return want, fmt.Errorf("helper object %s is there, but not listed", want.Name)
+	}
+	there := all[at]
+	if len(there.Classes) < len(want.Classes) {
+		return there, fmt.Errorf("helper object %s of another program has %d classes, %d are needed: "+
+			"if nothing uses it, `nfct helper delete %s` removes it", there.Name, len(there.Classes), len(want.Classes), there.Name)
+	}
+	change := there.Status != 0
+	there.Status = 0
+	for i, class := range want.Classes {
+		if has := &there.Classes[i]; has.Max != 0 && has.Max < class.Max {
+			has.Max, change = class.Max, true
+		}
+	}
+	if change {
+		err = k.conn.UpdateHelper(&there)
+	}
+	return there, err
+}
+
+// registerAgain makes the object that c names, which somebody has deleted.
+func (k *Kernel) registerAgain(c *carrier) error {
+	for i := range k.wanted {
+		if h := &k.wanted[i]; Label(h.Name) == c.name {
+			if err := k.register(h); err != nil {
+				return err
+			}
+			k.repaired(Repair{Object: true, Name: c.name})
+			return nil
+		}
+	}
+	return fmt.Errorf("helper object %s is gone, and its helper is not enabled", c.name)
+}
