@@ -113,6 +113,7 @@ type daemon struct {
 	cut     uint64 // packets that were longer than a queue can show
 
 	ambiguous  bool   // it was said that connections of several zones look alike
+	repairs    uint64 // entries of the kernel's tables that somebody else took out
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
 }
 
@@ -130,6 +131,7 @@ func (d *daemon) start() (err error) {
 	if d.tables, err = openTables(d.cfg, d.features.Conntrack); err != nil {
 		return err
 	}
+	d.tables.kernel.Repaired = d.repaired
 	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
 		return err
 	}
@@ -330,6 +332,7 @@ func (d *daemon) summary() {
 		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
 		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
 		"missed", d.missing(), "events-lost", d.eventsLost, "rules-restored", d.guard.total,
+		"repaired", d.repairs,
 	}
 	var refused, wrong []any
 	for _, r := range slices.Sorted(maps.Keys(e.Refused)) {

@@ -87,11 +87,7 @@ func (d *daemon) leave() {
 		d.log.Error("the state cannot be written: what was announced is closed", "file", d.cfg.State, "error", err)
 	}
 	d.drive(d.engine.Stop(time.Now()))
-	_, others, err := otherLocks(lockFolder, d.lock)
-	if err == nil {
-		_, err = expect.Clean(d.cfg.Helpers(), others == 0) // what a run before left, too
-	}
-	if err != nil {
+	if _, err := expect.Clean(); err != nil { // what a run before left, too
 		d.log.Error("something may be left: cthelperd cleanup removes it", "error", err)
 	}
 }

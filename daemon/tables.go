@@ -3,7 +3,6 @@ package daemon
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -21,10 +20,11 @@ type tables struct {
 	flows   *flows.Table
 	watcher *flows.Watcher
 	parser  flows.Parser
-	packet  engine.Conn // kept for packetConn
-	told    bool        // the queue tells a packet's connection
-	control ports       // of the configuration
-	zones   zones       // if the queue does not tell
+	changes []expect.Change // kept for Do
+	packet  engine.Conn     // kept for packetConn
+	told    bool            // the queue tells a packet's connection
+	control ports           // of the configuration
+	zones   zones           // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
@@ -93,21 +93,29 @@ func (t *tables) noteExisting(cfg *config.Config) error {
 	})
 }
 
-// Do carries out a request of the engine.
-func (t *tables) Do(r engine.Request) error {
-	switch {
-	case r.Place != nil:
-		t.refreshMark(&r.Place.Master)
-		return t.kernel.Place(*r.Place)
-	case r.Remove != 0:
-		return t.kernel.Remove(r.Remove)
-	case r.Adjust != nil:
-		a := r.Adjust
-		return t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
-	case r.Forget != 0:
-		return t.kernel.Forget(r.Forget)
+// Do carries out requests of the engine: what is for the table of expectations, and not cut in two by something else,
+// at once.
+func (t *tables) Do(requests []engine.Request, answers []error) {
+	for first := 0; first < len(requests); {
+		if a := requests[first].Adjust; a != nil {
+			answers[first] = t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
+			first++
+			continue
+		}
+		t.changes = t.changes[:0]
+		for _, r := range requests[first:] {
+			if r.Adjust != nil {
+				break
+			}
+			if r.Place != nil {
+				t.refreshMark(&r.Place.Master)
+			}
+			t.changes = append(t.changes, expect.Change{Place: r.Place, Remove: r.Remove, Forget: r.Forget})
+		}
+		last := first + len(t.changes)
+		t.kernel.Do(t.changes, answers[first:last])
+		first = last
 	}
-	return fmt.Errorf("empty request")
 }
 
 // noteZone remembers a control connection's zone, where the queue does not tell it.
@@ -263,6 +271,17 @@ func (d *daemon) resync() {
 	for _, id := range lost {
 		d.gone(id)
 	}
+}
+
+// repaired says what somebody else took out of the kernel's tables. The expectations that went with it are missed, and
+// said to be gone, as if they had been evicted.
+func (d *daemon) repaired(r expect.Repair) {
+	d.repairs++
+	if r.Object {
+		d.log.Warn("a helper object was deleted: it is registered again, what hung on it is closed", "object", r.Name)
+		return
+	}
+	d.log.Warn("a shadow master was deleted: it is made again, what hung on it is closed", "helper", r.Name, "expectations", r.Lost)
 }
 
 // gone says that an expectation is in no table any more.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -106,23 +104,3 @@ func find() (map[uint8]*carrier, error) {
 }
 
 var families = []uint8{unix.AF_INET, unix.AF_INET6}
-
-// scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
-func scratch(f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err == nil {
-			defer home.Close()
-			if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
-				err = f()
-				if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil { // else the thread ends with this goroutine
-					runtime.UnlockOSThread()
-				}
-			}
-		}
-		result <- err
-	}()
-	return <-result
-}

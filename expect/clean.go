@@ -2,6 +2,7 @@ package expect
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -13,12 +14,11 @@ import (
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
-// Cleaned says what Clean removed.
-type Cleaned struct{ Shadows, Expectations, Objects int }
+// Cleaned says what was removed.
+type Cleaned struct{ Shadows, Expectations int }
 
-// Clean removes the shadows that any run left in the calling thread's network namespace, with their expectations, and
-// the helper objects of all helpers if objects is set: they are the machine's, so other daemons must not need them.
-func Clean(all []helpers.Helper, objectsToo bool) (done Cleaned, err error) {
+// Clean removes the shadows that any run left in the calling thread's network namespace, with their expectations.
+func Clean() (done Cleaned, err error) {
 	conn, err := nfnl.Dial()
 	if err != nil {
 		return done, err
@@ -51,30 +51,51 @@ func Clean(all []helpers.Helper, objectsToo bool) (done Cleaned, err error) {
 			done.Shadows++
 		}
 	}
-	if !objectsToo {
-		return done, nil
+	return done, nil
+}
+
+// CleanObjects deletes the helper objects of all helpers that no connection of the machine carries. They are the
+// machine's: deleting one closes, in every network namespace, what hangs on it. kept are those that are in use; err says
+// why others may be and are kept too.
+func CleanObjects(all []helpers.Helper) (deleted int, kept []string, err error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return 0, nil, err
 	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	there, err := conn.Helpers()
 	if errors.Is(err, nfnl.ErrNoHelperObjects) {
-		return done, nil
+		return 0, nil, nil
 	}
 	if err != nil {
-		return done, err
+		return 0, nil, err
 	}
-	for _, o := range there {
-		for i := range all {
-			if o.Name != Label(all[i].Name) {
-				continue
-			}
-			switch err := conn.DeleteHelper(&o); {
-			case err == nil:
-				done.Objects++
-			case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY):
-				return done, err
-			}
+	there = slices.DeleteFunc(there, func(o nfnl.HelperObject) bool {
+		return !slices.ContainsFunc(all, func(h helpers.Helper) bool { return o.Name == Label(h.Name) })
+	})
+	if len(there) == 0 {
+		return 0, nil, nil
+	}
+	used, err := labelsInUse()
+	if err != nil {
+		return 0, nil, fmt.Errorf("helper objects are kept: %w", err)
+	}
+	for i := range there {
+		o := &there[i]
+		if used[o.Name] {
+			kept = append(kept, o.Name)
+			continue
+		}
+		switch err := conn.DeleteHelper(o); {
+		case err == nil:
+			deleted++
+		case errors.Is(err, unix.EBUSY): // a rule uses it
+			kept = append(kept, o.Name)
+		default:
+			return deleted, kept, err
 		}
 	}
-	return done, nil
+	return deleted, slices.Compact(kept), nil
 }
 
 // isShadow recognises a shadow by its helper, which no packet's connection has.

@@ -123,7 +123,13 @@ func line(ev *engine.Event) string {
 }
 
 // Do implements engine.Table.
-func (b *bed) Do(r engine.Request) error {
+func (b *bed) Do(requests []engine.Request, answers []error) {
+	for i := range requests {
+		answers[i] = b.carryOut(requests[i])
+	}
+}
+
+func (b *bed) carryOut(r engine.Request) error {
 	var err error
 	word := ""
 	if b.refuse != nil {
@@ -240,10 +246,8 @@ func (b *bed) resume() {
 	if b.ticket == 0 {
 		b.t.Fatal("no ticket")
 	}
-	var answers []error
-	for _, r := range b.asked {
-		answers = append(answers, b.Do(r))
-	}
+	answers := make([]error, len(b.asked))
+	b.Do(b.asked, answers)
 	b.drive(b.e.Resume(b.ticket, answers))
 }
 

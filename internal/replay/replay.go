@@ -147,8 +147,14 @@ func (r *run) ended(conn *connection) {
 	r.drive(r.engine.Ended(conn.Transport, conn.Orig, 0, r.now))
 }
 
-// Do carries out a request of the engine in memory.
-func (r *run) Do(q engine.Request) error {
+// Do carries out requests of the engine in memory.
+func (r *run) Do(requests []engine.Request, answers []error) {
+	for i := range requests {
+		answers[i] = r.carryOut(&requests[i])
+	}
+}
+
+func (r *run) carryOut(q *engine.Request) error {
 	switch {
 	case q.Place != nil:
 		if err := r.memory.Place(*q.Place); err != nil {

@@ -1,0 +1,47 @@
+package expect
+
+import (
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
+func scratch(f func() error) error {
+	return elsewhere(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, f)
+}
+
+// inside runs f on a thread in the network namespace at path.
+func inside(path string, f func() error) error {
+	return elsewhere(func() error {
+		ns, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+	}, f)
+}
+
+func elsewhere(enter, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		defer home.Close()
+		if err = enter(); err == nil {
+			err = f()
+		}
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil { // else the thread ends with this goroutine
+			runtime.UnlockOSThread()
+		}
+		result <- err
+	}()
+	return <-result
+}

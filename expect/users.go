@@ -1,0 +1,89 @@
+package expect
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// errOtherProcesses says that not all network namespaces can be found.
+var errOtherProcesses = errors.New("not all processes of the machine can be seen from here")
+
+// initialPIDs is the inode number of the first PID namespace (PROC_PID_INIT_INO).
+const initialPIDs = 0xEFFFFFFC
+
+// labelsInUse are the labels that connections carry, in any network namespace of the machine: those of processes, of
+// their descriptors, and those that are mounted somewhere here. It needs root, and to see all processes.
+func labelsInUse() (map[string]bool, error) {
+	var pids unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &pids); err != nil {
+		return nil, err
+	}
+	if pids.Ino != initialPIDs {
+		return nil, errOtherProcesses
+	}
+	all, err := namespaces()
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, path := range all {
+		err := inside(path, func() (err error) {
+			conn, err := nfnl.Dial()
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, conn.Close()) }()
+			return conn.Connections(unix.AF_UNSPEC, func(c *nfnl.Connection) {
+				if strings.HasPrefix(c.Helper, Label("")) {
+					used[c.Helper] = true
+				}
+			})
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // of a process that has ended
+			return nil, fmt.Errorf("network namespace %s: %w", path, err)
+		}
+	}
+	return used, nil
+}
+
+// namespaces gives one path to each network namespace.
+func namespaces() (map[uint64]string, error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	open, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range open {
+		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "net:[") {
+			paths = append(paths, path)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) { // proc_pid_mountinfo(5): the fourth field is the root in the file system
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") {
+			paths = append(paths, f[4])
+		}
+	}
+	all := map[uint64]string{}
+	for _, path := range paths {
+		var s unix.Stat_t
+		if unix.Stat(path, &s) == nil {
+			all[s.Ino] = path
+		}
+	}
+	return all, nil
+}
