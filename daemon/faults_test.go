@@ -382,3 +382,44 @@ func TestShadowDeleted(t *testing.T) {
 		b.wants("after the end", left{})
 	})
 }
+
+// Daemons of two network namespaces share a kernel, and where it has helper objects, those. The end of one, in good order
+// or not, and its cleanup leave the other's announcements alone.
+func TestTwoNamespaces(t *testing.T) {
+	both(t, func(t *testing.T, b *bed) {
+		other := newBed(t, false)
+		d := b.run()
+		c := b.connect()
+		b.works("passive", c.passive)
+		for _, end := range []string{"stop", "kill and cleanup", "kill and next run"} {
+			e := other.run()
+			other.works("passive in the other namespace", other.connect().passive)
+			gone := other.connect()
+			gone.epsv()
+			passive := c.epsv()
+			active := b.connect()
+			l := active.port()
+			if end == "stop" {
+				e.stop()
+			} else {
+				e.kill()
+			}
+			switch end {
+			case "kill and cleanup":
+				other.command("cleanup").ends(0)
+			case "kill and next run":
+				other.run().stop()
+			}
+			other.wants(end, left{})
+			b.works(end+": the other's pending passive connection", func() error { return c.read(passive) })
+			b.works(end+": the other's pending active connection", func() error { return active.accept(l) })
+			l.Close()
+			b.works(end+": passive afterwards", c.passive)
+			b.works(end+": active afterwards", c.active)
+		}
+		if log := d.stop(); strings.Contains(log, "msg=cancel") || strings.Contains(log, "level=ERROR") {
+			t.Errorf("the other daemon's end is felt:\n%s", log)
+		}
+		b.wants("after the end", left{})
+	})
+}
