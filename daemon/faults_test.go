@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
 // counters asks the daemon for its counters: dotted names, as in its log.
@@ -422,4 +424,53 @@ func TestTwoNamespaces(t *testing.T) {
 		}
 		b.wants("after the end", left{})
 	})
+}
+
+// What a killed daemon left is counted at the next start, works on, and is gone at the next end.
+func TestLeftovers(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	if strings.Contains(d.log.String(), "left something") {
+		t.Error("the first run finds leftovers")
+	}
+	c, e := b.connect(), b.connect()
+	pending := c.epsv()
+	e.epsv()
+	d.kill()
+	d = b.run()
+	d.says(`"an earlier run left something: it is taken over" table=true shadows=2 expectations=2`, 1)
+	b.works("what was announced before", func() error { return c.read(pending) })
+	d.stop()
+	b.wants("after the end", left{})
+	if log := b.run().stop(); strings.Contains(log, "left something") {
+		t.Error("there are leftovers after an end in good order")
+	}
+}
+
+// Somebody deletes the helper objects: they are registered again, which is said and counted.
+func TestHelperObjectDeleted(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	if !strings.Contains(d.log.String(), `expectations="own helper objects"`) {
+		t.Skip("the kernel has no helper objects (CONFIG_NF_CT_NETLINK_HELPER)")
+	}
+	c, e := b.connect(), b.connect()
+	b.works("passive before", c.passive)
+	pending := c.epsv()
+	for _, family := range []uint16{unix.AF_INET, unix.AF_INET6} {
+		b.nfnl(func(conn *nfnl.Conn) error {
+			return conn.DeleteHelper(&nfnl.HelperObject{Name: "cth-ftp", L3: family, L4: unix.IPPROTO_TCP})
+		})
+	}
+	b.fails("what was announced before", func() error { return c.read(pending) })
+	b.works("passive with an old shadow", c.passive)
+	b.works("passive without one", e.passive)
+	b.works("active", e.active)
+	b.works("passive on a new connection", b.connect().passive)
+	d.says("a helper object was deleted: it is registered again", 1)
+	if got := d.counters(); got["repaired"] == 0 {
+		t.Errorf("counters %v, want something repaired", got)
+	}
+	d.stop()
+	b.wants("after the end", left{})
 }

@@ -16,6 +16,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
@@ -135,6 +136,7 @@ func (d *daemon) start() (err error) {
 	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
 		return err
 	}
+	d.leftovers()
 	d.takeOver()
 	if err := d.openQueues(); err != nil {
 		return err
@@ -155,6 +157,21 @@ func (d *daemon) start() (err error) {
 		"rules", string(d.cfg.Rules), "expectations", d.tables.kernel.Way())
 	d.notify(systemd.SdNotifyReady)
 	return nil
+}
+
+// leftovers says what an earlier run left that did not end in good order. Rules are replaced; what was announced stays
+// open until it is used, runs out, or is announced again, and is removed with all else at the end.
+func (d *daemon) leftovers() {
+	table, err := rules.Installed()
+	kernel, e := expect.Left()
+	if err = errors.Join(err, e); err != nil {
+		d.log.Warn("what an earlier run left cannot be counted", "error", err)
+		return
+	}
+	if table || kernel != (expect.Cleaned{}) {
+		d.log.Info("an earlier run left something: it is taken over", "table", table,
+			"shadows", kernel.Shadows, "expectations", kernel.Expectations)
+	}
 }
 
 // takeOver goes on with what an earlier run left, if it is there and whole.

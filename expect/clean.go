@@ -17,6 +17,17 @@ import (
 // Cleaned says what was removed.
 type Cleaned struct{ Shadows, Expectations int }
 
+// Left counts the shadows that an earlier run left in the calling thread's network namespace, and what hangs on them.
+func Left() (left Cleaned, err error) {
+	conn, err := nfnl.Dial()
+	if err != nil {
+		return left, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	shadows, expectations, err := shadowsThere(conn)
+	return Cleaned{len(shadows), expectations}, err
+}
+
 // Clean removes the shadows that any run left in the calling thread's network namespace, with their expectations.
 func Clean() (done Cleaned, err error) {
 	conn, err := nfnl.Dial()
@@ -24,34 +35,37 @@ func Clean() (done Cleaned, err error) {
 		return done, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	for _, family := range families {
-		var found []nfnl.Connection
-		if err := conn.Connections(family, func(c *nfnl.Connection) {
-			if isShadow(c) {
-				found = append(found, *c)
-			}
-		}); err != nil {
+	shadows, expectations, err := shadowsThere(conn)
+	if err != nil {
+		return done, err
+	}
+	done.Expectations = expectations
+	for _, c := range shadows {
+		if err := conn.DeleteConnection(c.Orig, c.Zone); err != nil && !errors.Is(err, unix.ENOENT) {
 			return done, err
 		}
-		masters := map[nfnl.Tuple]bool{}
-		for _, c := range found {
-			masters[c.Orig] = true
-		}
-		if err := conn.Expectations(family, func(e *nfnl.Expectation) {
-			if masters[e.Master] {
-				done.Expectations++
-			}
-		}); err != nil {
-			return done, err
-		}
-		for _, c := range found {
-			if err := conn.DeleteConnection(c.Orig, c.Zone); err != nil && !errors.Is(err, unix.ENOENT) {
-				return done, err
-			}
-			done.Shadows++
-		}
+		done.Shadows++
 	}
 	return done, nil
+}
+
+// shadowsThere lists all shadows, whosever they are, and counts the expectations on them.
+func shadowsThere(conn *nfnl.Conn) (shadows []nfnl.Connection, expectations int, err error) {
+	masters := map[nfnl.Tuple]bool{}
+	if err := conn.Connections(unix.AF_UNSPEC, func(c *nfnl.Connection) {
+		if isShadow(c) {
+			shadows = append(shadows, *c)
+			masters[c.Orig] = true
+		}
+	}); err != nil {
+		return nil, 0, err
+	}
+	err = conn.Expectations(unix.AF_UNSPEC, func(e *nfnl.Expectation) {
+		if masters[e.Master] {
+			expectations++
+		}
+	})
+	return shadows, expectations, err
 }
 
 // CleanObjects deletes the helper objects of all helpers that no connection of the machine carries. They are the
