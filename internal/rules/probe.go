@@ -71,6 +71,9 @@ func probe() (f Features, err error) {
 	if f.NFTQueue, err = accepted(batch{}, last, queue{total: 1, bypass: true}); err != nil {
 		return f, err
 	}
+	if err := loadTarget(); err != nil {
+		return f, err
+	}
 	if f.XTQueue, err = accepted(batch{xtQueue: true}, last, queue{total: 1, bypass: true}); err != nil {
 		return f, err
 	}
@@ -84,6 +87,37 @@ func probe() (f Features, err error) {
 	}
 	f.Conntrack, err = conntrackWithPackets()
 	return f, err
+}
+
+// loadTarget asks for the xtables target's revision, which loads its module. A rule in a table of the family inet does
+// not: xt_request_find_target has no name of a module for it. Whether it is there now, the rule tells.
+func loadTarget() error {
+	const name, revision, kind, target = 1, 2, 3, 1 // NFTA_COMPAT_NAME, _REV, _TYPE; 0 would be a match
+	data, err := encode(func(ae attributes) {
+		ae.String(name, "NFQUEUE")
+		ae.Uint32(revision, 3)
+		ae.Uint32(kind, target)
+	})
+	if err != nil {
+		return err
+	}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const patience = 10 * time.Second // a module is loaded
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	c.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFT_COMPAT << 8), // NFNL_MSG_COMPAT_GET
+			Flags: netlink.Request | netlink.Acknowledge,
+		},
+		Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, data...), // struct nfgenmsg
+	})
+	return nil
 }
 
 // accepted says whether the kernel takes a rule of one term. The rule stays until the next call.
