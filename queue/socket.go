@@ -9,8 +9,10 @@ import (
 
 const (
 	maxBatch = 64 // packets that one Receive gives, at most
-	// slot is room for the longest message: a packet of 64 KiB, its connection, and what else a kernel may tell.
-	slot = 68 << 10
+	// slot is room for the longest message: a packet of 64 KiB, its connection, and what else a kernel may tell. The
+	// beginnings of slots do not lie at the same place of a page, which would put them all into the same few lines of the
+	// processor's cache.
+	slot = 68<<10 + 5*64
 )
 
 // inbox is where messages are read to. Its pages are touched only as far as packets are long: 4 MiB at most.
