@@ -69,7 +69,7 @@ func open(cfg Config) (*Queue, error) {
 // bind makes the queue and waits for the answer. Packets may come before it; they pass.
 func (q *Queue) bind(cfg Config) error {
 	const seq = 1
-	if err := send(q.fd, appendBind(nil, cfg, seq)); err != nil {
+	if err := ask(q.fd, appendBind(nil, cfg, seq)); err != nil {
 		return err
 	}
 	for {
@@ -312,7 +312,7 @@ func (q *Queue) Close() error {
 		q.mu.Lock()
 		err := q.flush()
 		// The answer to this wakes the thread that waits in the socket.
-		err = errors.Join(err, send(q.fd, appendUnbind(nil, q.number, 0)))
+		err = errors.Join(err, ask(q.fd, appendUnbind(nil, q.number, 0)))
 		q.mu.Unlock()
 		q.reading.Lock()
 		defer q.reading.Unlock()

@@ -20,6 +20,7 @@ type inbox struct {
 	arena   []byte
 	vectors [maxBatch]unix.Iovec
 	headers [maxBatch]mmsghdr
+	busy    bool // the last call took all that it could
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -42,9 +43,17 @@ func newInbox() *inbox {
 // receive waits for one message at least, and takes up to most that are there. Sockets of others cannot send any, but
 // with the capability to do worse (netlink_allowed).
 func (in *inbox) receive(fd, most int) (int, error) {
+	if in.busy { // probably there is more: Go's scheduler need not hear of a call that does not wait
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&in.headers[0])), uintptr(most),
+			unix.MSG_DONTWAIT, 0, 0)
+		if errno == 0 {
+			in.busy = int(n) == most
+			return int(n), nil
+		}
+	}
 	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&in.headers[0])), uintptr(most),
 		unix.MSG_WAITFORONE, 0, 0)
-	if errno != 0 {
+	if in.busy = errno == 0 && int(n) == most; errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
@@ -78,11 +87,16 @@ func dial(readBuffer int) (fd int, err error) {
 	return fd, nil
 }
 
-// send gives messages to the kernel, which carries them out before it returns. An unconnected netlink socket's peer is
-// the kernel.
+// ask gives a request to the kernel. It may wait for others' requests.
+func ask(fd int, b []byte) error {
+	return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// send gives verdicts to the kernel, which carries them out before it returns, and does not wait for anybody. An
+// unconnected netlink socket's peer is the kernel.
 func send(fd int, b []byte) error {
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0, 0, 0)
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0, 0, 0)
 		switch errno {
 		case 0:
 			return nil
