@@ -128,14 +128,12 @@ func TestConntrackFull(t *testing.T) {
 	b.wants("after the end", left{})
 }
 
-// A table of expectations that is full is the same, and named.
-func TestExpectationsFull(t *testing.T) {
-	b := newBed(t, false)
-	d := b.run()
-	c := b.connect()
-	b.works("passive before", c.passive)
+// fillExpectations makes masters with expectations until the kernel takes no more, and says how many; drain takes them
+// away.
+func (b *bed) fillExpectations() (masters int) {
+	b.t.Helper()
 	const each = 32 // RAS keeps so many on a master
-	masters := (sysctl(t, "nf_conntrack_expect_max") + each - 1) / each
+	masters = (sysctl(b.t, "nf_conntrack_expect_max") + each - 1) / each
 	b.nfnl(func(conn *nfnl.Conn) error {
 		for i := range masters {
 			master := filler(i)
@@ -160,6 +158,16 @@ func TestExpectationsFull(t *testing.T) {
 		}
 		return nil
 	})
+	return masters
+}
+
+// A table of expectations that is full is the same, and named.
+func TestExpectationsFull(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	c := b.connect()
+	b.works("passive before", c.passive)
+	masters := b.fillExpectations()
 	b.fails("passive with a full table", c.passive)
 	b.works("its control connection", c.alive)
 	d.says("expectation table is full: nf_conntrack_expect_max", 1)

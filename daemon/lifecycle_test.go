@@ -116,7 +116,7 @@ func TestNotPermitted(t *testing.T) {
 	b := newBed(t, false)
 	p := b.command("version")
 	p.ends(0)
-	for _, args := range [][]string{{"run"}, {"cleanup"}} {
+	for _, args := range [][]string{{"run"}, {"cleanup"}, {"doctor"}} {
 		out, err := b.as(65534, args...)
 		if err == nil || !strings.Contains(out, "not permitted") || !strings.Contains(out, "CAP_NET_ADMIN") {
 			t.Errorf("%v as nobody: %v, %q", args, err, out)

@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
@@ -10,10 +12,12 @@ import (
 
 // expectations is what a kernel offers to hang expectations on.
 type expectations struct {
-	objects bool                       // helper objects of our own
-	label   func(helper string) string // what rules match on announced connections
-	way     string
-	err     error // why there is none
+	objects bool // helper objects of our own
+	// confined: there are helper objects, but not for processes of this user namespace.
+	confined bool
+	label    func(helper string) string // what rules match on announced connections
+	way      string
+	err      error // why there is none
 }
 
 // ideal is a kernel that has everything.
@@ -29,12 +33,12 @@ func probeExpectations(all []helpers.Helper) (e expectations, err error) {
 	if err = errors.Join(err, conn.Close()); err == nil {
 		return ideal(), nil
 	}
-	if !errors.Is(err, nfnl.ErrNoHelperObjects) {
+	if e.confined = errors.Is(err, unix.EPERM); !e.confined && !errors.Is(err, nfnl.ErrNoHelperObjects) {
 		return e, err
 	}
 	kernel, err := expect.OpenKernel(all)
 	if errors.Is(err, expect.ErrNoCarrier) {
-		return expectations{label: expect.Label, err: err}, nil
+		return expectations{label: expect.Label, err: err, confined: e.confined}, nil
 	}
 	if err != nil {
 		return e, err
@@ -43,20 +47,25 @@ func probeExpectations(all []helpers.Helper) (e expectations, err error) {
 	for _, h := range all {
 		labels[h.Name] = kernel.Label(h.Name)
 	}
-	return expectations{label: func(h string) string { return labels[h] }, way: kernel.Way()}, kernel.Close()
+	return expectations{
+		label: func(h string) string { return labels[h] }, way: kernel.Way(), confined: e.confined,
+	}, kernel.Close()
 }
 
 func (e *expectations) findings() []finding {
 	own := finding{
-		what: "expectations hang on helper objects of our own (nfnetlink_cthelper)", ok: e.objects,
-		needs: "CONFIG_NF_CT_NETLINK_HELPER", then: choose(e.objects, "they are used: 1 to 4 classes a helper, limits of their own",
+		What: "expectations hang on helper objects of our own (nfnetlink_cthelper)", OK: e.objects,
+		Needs: "CONFIG_NF_CT_NETLINK_HELPER", Then: choose(e.objects, "they are used: 1 to 4 classes a helper, limits of their own",
 			choose(e.err == nil, "an in-kernel helper carries them instead", "nothing can be expected")),
 	}
 	if e.objects {
 		return []finding{own}
 	}
+	if e.confined {
+		own.Needs = "CAP_NET_ADMIN in the initial user namespace: helper objects are the whole machine's"
+	}
 	return []finding{own, {
-		what: "an in-kernel helper can carry expectations", ok: e.err == nil,
-		needs: "CONFIG_NF_CONNTRACK_H323, or _IRC, _SANE, _FTP", then: choose(e.err == nil, e.way, "nothing can be expected"),
+		What: "an in-kernel helper can carry expectations", OK: e.err == nil,
+		Needs: "CONFIG_NF_CONNTRACK_H323, or _IRC, _SANE, _FTP", Then: choose(e.err == nil, e.way, "nothing can be expected"),
 	}}
 }

@@ -75,7 +75,8 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 func (k *Kernel) Use(all []helpers.Helper) error {
 	for i := range all {
 		err := k.register(&all[i])
-		if errors.Is(err, nfnl.ErrNoHelperObjects) {
+		// EPERM: they are for the initial user namespace only (nfnl_cthelper_new), and this is another.
+		if errors.Is(err, nfnl.ErrNoHelperObjects) || errors.Is(err, unix.EPERM) {
 			if len(k.carriers) == 0 {
 				k.carriers, err = find()
 			} else {

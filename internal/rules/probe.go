@@ -236,3 +236,53 @@ func loUp() error {
 	lo.SetUint16(unix.IFF_UP)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
+
+// Assigned names the in-kernel helpers that rule sets of the calling thread's network namespace give to connections, by
+// nft's `ct helper` objects: "ftp (table ip filter)". What xtables' target CT gives cannot be seen.
+func Assigned() ([]string, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	request := message(unix.NFT_MSG_GETOBJ, netlink.Dump, nil)
+	request.Data[0] = unix.NFPROTO_UNSPEC
+	answers, err := c.Execute(request)
+	if err != nil {
+		return nil, fmt.Errorf("list objects of rule sets: %w", err)
+	}
+	const helperName = 1 // NFTA_CT_HELPER_NAME
+	families := map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6"}
+	var all []string
+	for _, m := range answers {
+		var table, name string
+		var kind uint32
+		err := each(m, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case unix.NFTA_OBJ_TABLE:
+				table = ad.String()
+			case unix.NFTA_OBJ_TYPE:
+				kind = ad.Uint32()
+			case unix.NFTA_OBJ_DATA:
+				if kind != unix.NFT_OBJECT_CT_HELPER { // the type comes first (nf_tables_fill_obj_info)
+					return
+				}
+				ad.Nested(func(n *netlink.AttributeDecoder) error {
+					for n.Next() {
+						if n.Type() == helperName {
+							name = n.String()
+						}
+					}
+					return nil
+				})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		if kind == unix.NFT_OBJECT_CT_HELPER {
+			all = append(all, fmt.Sprintf("%s (table %s %s)", name, families[m.Data[0]], table))
+		}
+	}
+	return all, nil
+}
