@@ -1,0 +1,159 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sample is a line of output. Values are by unit.
+type sample struct {
+	Kernel  string
+	Measure string
+	Variant string
+	Round   int
+	Values  map[string]float64 `json:",omitempty"`
+	Missing string             `json:",omitempty"` // why it could not be measured
+}
+
+// measure is one question and who answers it.
+type measure struct {
+	name     string
+	variants []string
+	take     func(o *options, variant string) (map[string]float64, error)
+}
+
+func measures() []measure {
+	return []measure{
+		{"accept", []string{own, reference, conntrackd, cSingle, cBatch}, takeAccept},
+		{"announce", []string{own, reference, conntrackd, inKernel}, takeAnnounce},
+		{"roundtrip", []string{none, own, reference, conntrackd, inKernel}, takeRoundTrip},
+		{"place", []string{own, cExpect}, takePlace},
+		{"bulk", []string{none, own}, takeBulk},
+		{"flows", []string{own + " 1000", own + " 200000", cBatch + " 1000", cBatch + " 200000"}, takeFlows},
+	}
+}
+
+// measureAll takes the samples, each in a process and a network namespace of its own.
+func measureAll(o *options) (err error) {
+	stop := interrupted()
+	restore, err := raiseLimits()
+	defer restore()
+	if err != nil {
+		return err
+	}
+	defer unloadPeer()
+	runtime.LockOSThread() // a sample dies with the thread that started it
+	out := json.NewEncoder(os.Stdout)
+	missing := map[string]bool{}
+	for _, m := range measures() {
+		if !among(o.only, m.name) {
+			continue
+		}
+		for round := range o.rounds {
+			order := slices.Clone(m.variants)
+			if round%2 == 1 { // whoever is first is not always first
+				slices.Reverse(order)
+			}
+			for _, v := range order {
+				select {
+				case sig := <-stop:
+					return fmt.Errorf("%v", sig)
+				default:
+				}
+				if name, _, _ := strings.Cut(v, " "); !among(o.variant, name) || missing[m.name+v] {
+					continue
+				}
+				s := sample{Kernel: release(), Measure: m.name, Variant: v, Round: round}
+				if s.Values, err = runSample(o, m.name, v); err != nil {
+					s.Missing = err.Error()
+					missing[m.name+v] = strings.HasPrefix(s.Missing, unavailable)
+				}
+				if err := out.Encode(s); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// unavailable begins the text of what this kernel or machine does not have: it is not tried again.
+const unavailable = "not here: "
+
+func release() string {
+	var u unix.Utsname
+	unix.Uname(&u)
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+func runSample(o *options, measure, variant string) (map[string]float64, error) {
+	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "sample", measure, variant)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s", strings.TrimPrefix(strings.TrimSpace(stderr.String()), "bench: "))
+	}
+	var values map[string]float64
+	return values, json.Unmarshal(out, &values)
+}
+
+// takeSample is the process of a sample.
+func takeSample(o *options, name, variant string) error {
+	for _, m := range measures() {
+		if m.name == name {
+			values, err := m.take(o, variant)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(os.Stdout).Encode(values)
+		}
+	}
+	return fmt.Errorf("no measure %q", name)
+}
+
+// raiseLimits makes room for the flows and expectations of the measures: these numbers are the machine's.
+func raiseLimits() (restore func(), err error) {
+	var undo []func()
+	restore = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	for _, l := range []struct {
+		path  string
+		least int
+	}{
+		{"/proc/sys/net/netfilter/nf_conntrack_max", 262144},
+		{"/proc/sys/net/netfilter/nf_conntrack_buckets", 262144},
+		{"/proc/sys/net/netfilter/nf_conntrack_expect_max", 4096},
+	} {
+		old, err := os.ReadFile(l.path)
+		if err != nil {
+			if exec.Command("modprobe", "nf_conntrack").Run(); err != nil {
+				old, err = os.ReadFile(l.path)
+			}
+			if err != nil {
+				return restore, err
+			}
+		}
+		if n, _ := strconv.Atoi(strings.TrimSpace(string(old))); n >= l.least {
+			continue
+		}
+		if err := os.WriteFile(l.path, []byte(strconv.Itoa(l.least)), 0); err != nil {
+			return restore, err
+		}
+		undo = append(undo, func() { os.WriteFile(l.path, old, 0) })
+	}
+	return restore, nil
+}
