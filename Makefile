@@ -34,10 +34,13 @@ long: ## 10 minutes each fuzz target, 100,000 simulated cases, all tests under D
 demo: ## Show a transfer fail without the daemon, and work with it. Needs root.
 	scripts/demo
 
-bench: ## Benchmarks.
+bench: ## Beside its peers, under two kernels; writes bench/RESULTS.md. Needs root and an idle machine.
+	scripts/bench
+
+bench-go: ## Go's benchmarks of single packages.
 	go test -run '^$$' -bench . -benchmem ./...
 
 clean: ## Remove what was built and downloaded here.
 	rm -rf bin .cache
 
-.PHONY: help build check test test-vm long demo bench clean
+.PHONY: help build check test test-vm long demo bench bench-go clean

@@ -37,6 +37,9 @@ var allowed = map[string][]string{
 	"daemon": {
 		"helpers", "expect", "flows", "queue", "internal/nfnl", "internal/engine", "internal/config", "internal/rules",
 	},
+	"bench": {
+		"helpers", "helpers/ftp", "expect", "internal/nfnl", "internal/rules",
+	},
 	"pcaps":         {"helpers", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture"},
 	"pcaps/make":    {"helpers", "helpers/ftp", "pcaps", "internal/capture"},
 	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp"},

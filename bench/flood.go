@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +24,8 @@ type flood struct {
 	passed    uint64 // when last asked
 	buf       []byte
 	flows     []flow
+	order     []int // of the flows
+	at        int
 	announced uint32
 }
 
@@ -41,7 +43,7 @@ const (
 
 	serverAddress = 10<<24 | 2<<16 | 2 // 10.2.0.2
 	firstClient   = 10<<24 | 64<<16    // 10.64.0.0 and on
-	window        = 512                // packets on their way, at most: less than any queue holds
+	window        = 1000               // packets on their way, at most: less than any queue holds
 )
 
 const (
@@ -53,10 +55,6 @@ const (
 )
 
 func newFlood() (*flood, error) {
-	runtime.LockOSThread()
-	if err := pin(generatorCPU()); err != nil {
-		return nil, err
-	}
 	// Nothing but what is made here may be counted.
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0); err != nil {
 		return nil, err
@@ -166,7 +164,7 @@ func (g *flood) send(f *flow, dir int, flags byte, payload string) error {
 	if _, err := unix.Write(g.tun, b); err != nil {
 		return fmt.Errorf("write to %s: %w", inner, err)
 	}
-	if g.sent++; g.sent-g.passed >= window {
+	if g.sent++; g.sent-g.passed > window {
 		return g.wait(window / 2)
 	}
 	return nil
@@ -189,24 +187,41 @@ func fold(s uint32) uint16 {
 	return ^uint16(s)
 }
 
-// open makes n control connections, up to the server's greeting.
+// open makes n control connections, up to the server's greeting. Nobody answers what he has not received: a connection
+// whose first packet waits in a queue is in no table yet.
 func (g *flood) open(n int) error {
-	g.flows = make([]flow, n)
+	g.flows, g.order = make([]flow, n), rand.Perm(n)
 	for i := range g.flows {
-		f := &g.flows[i]
-		*f = flow{client: firstClient + 1 + uint32(i>>2), clientPort: uint16(40000 + i&3)}
-		f.seq = [2]uint32{rand.Uint32(), rand.Uint32()}
+		g.flows[i] = flow{client: firstClient + 1 + uint32(i>>2), clientPort: uint16(40000 + i&3)}
+		g.flows[i].seq = [2]uint32{rand.Uint32(), rand.Uint32()}
+	}
+	for some := range slices.Chunk(g.flows, window) {
 		for _, p := range []struct {
 			dir     int
 			flags   byte
 			payload string
 		}{{0, syn, ""}, {1, syn | ack, ""}, {0, ack, ""}, {1, psh | ack, "220 ready\r\n"}, {0, ack, ""}} {
-			if err := g.send(f, p.dir, p.flags, p.payload); err != nil {
-				return fmt.Errorf("open connection %d: %w", i, err)
+			for i := range some {
+				if err := g.send(&some[i], p.dir, p.flags, p.payload); err != nil {
+					return fmt.Errorf("open connections: %w", err)
+				}
+			}
+			if err := g.wait(0); err != nil {
+				return fmt.Errorf("open connections: %w", err)
 			}
 		}
 	}
-	return g.wait(0)
+	return nil
+}
+
+// next is a connection, in an order without pattern. With as many connections as fit the window none has two packets on
+// its way: conntrackd's helper is told of the connection's state when a packet is queued.
+func (g *flood) next() *flow {
+	if g.at == len(g.order) {
+		g.at = 0
+	}
+	g.at++
+	return &g.flows[g.order[g.at-1]]
 }
 
 // command sends the next packet of an exchange without announcement: NOOP, its reply, the acknowledgement.
@@ -222,12 +237,23 @@ func (g *flood) command(f *flow) error {
 	return g.send(f, 0, ack, "")
 }
 
-// announce sends a PASV and its reply, with another port each time.
-func (g *flood) announce(f *flow) error {
-	if err := g.send(f, 0, psh|ack, "PASV\r\n"); err != nil {
+// announce sends PASV on all connections, then the replies, with another port each time.
+func (g *flood) announce() error {
+	for i := range g.flows {
+		if err := g.send(&g.flows[i], 0, psh|ack, "PASV\r\n"); err != nil {
+			return err
+		}
+	}
+	if err := g.wait(0); err != nil {
 		return err
 	}
-	port := 20000 + g.announced%40000
-	g.announced++
-	return g.send(f, 1, psh|ack, fmt.Sprintf("227 Entering Passive Mode (10,2,0,2,%d,%d).\r\n", port>>8, port&255))
+	for i := range g.flows {
+		port := 20000 + g.announced%40000
+		g.announced++
+		err := g.send(&g.flows[i], 1, psh|ack, fmt.Sprintf("227 Entering Passive Mode (10,2,0,2,%d,%d).\r\n", port>>8, port&255))
+		if err != nil {
+			return err
+		}
+	}
+	return g.wait(0)
 }

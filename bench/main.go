@@ -18,6 +18,7 @@ import (
 // options are the same in the process of a sample.
 type options struct {
 	bin     string        // folder of the programs: cthelperd, nfq, expect
+	servers string        // folder with Debian's conntrackd
 	rounds  int           // samples of each variant
 	length  time.Duration // how long a sample measures
 	only    string        // measures to make, with commas; empty: all
@@ -27,13 +28,14 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin/bench", "`folder` of the programs that are measured")
+	flag.StringVar(&o.servers, "servers", ".cache/servers", "`folder` into which scripts/install unpacks conntrackd")
 	flag.IntVar(&o.rounds, "rounds", 5, "samples of each variant")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long a sample measures")
 	flag.StringVar(&o.only, "only", "", "measures to make, with commas; empty: all")
 	flag.StringVar(&o.variant, "variant", "", "variants to measure, with commas; empty: all")
 	flag.Usage = func() {
 		fmt.Fprint(os.Stderr, `usage: bench [FLAG…] measure > SAMPLES     take samples under this kernel, as root; a line of JSON each
-       bench report SAMPLES… > RESULTS.md  medians and ratios
+       bench report FOLDER > RESULTS.md    medians and ratios of the files native, vm and memory in it
 
 `)
 		flag.PrintDefaults()
@@ -43,8 +45,8 @@ func main() {
 	switch arg := flag.Arg(0); {
 	case arg == "measure":
 		err = measureAll(&o)
-	case arg == "report" && flag.NArg() > 1:
-		err = report(os.Stdout, flag.Args()[1:])
+	case arg == "report" && flag.NArg() == 2:
+		err = report(os.Stdout, flag.Arg(1))
 	case arg == "sample" && flag.NArg() == 3: // of measureAll
 		err = takeSample(&o, flag.Arg(1), flag.Arg(2))
 	case arg == "peer": // of newSite

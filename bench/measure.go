@@ -34,6 +34,7 @@ type measure struct {
 func measures() []measure {
 	return []measure{
 		{"accept", []string{own, reference, conntrackd, cSingle, cBatch}, takeAccept},
+		{"steady", []string{own, reference, conntrackd, cSingle, cBatch}, takeSteady},
 		{"announce", []string{own, reference, conntrackd, inKernel}, takeAnnounce},
 		{"roundtrip", []string{none, own, reference, conntrackd, inKernel}, takeRoundTrip},
 		{"place", []string{own, cExpect}, takePlace},
@@ -96,7 +97,8 @@ func release() string {
 }
 
 func runSample(o *options, measure, variant string) (map[string]float64, error) {
-	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "sample", measure, variant)
+	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-servers", o.servers, "-length", o.length.String(),
+		"sample", measure, variant)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -137,6 +139,7 @@ func raiseLimits() (restore func(), err error) {
 		{"/proc/sys/net/netfilter/nf_conntrack_max", 262144},
 		{"/proc/sys/net/netfilter/nf_conntrack_buckets", 262144},
 		{"/proc/sys/net/netfilter/nf_conntrack_expect_max", 4096},
+		{"/proc/sys/net/core/rmem_default", 8 << 20}, // conntrackd's queue has the default buffer
 	} {
 		old, err := os.ReadFile(l.path)
 		if err != nil {

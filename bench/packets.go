@@ -1,17 +1,44 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// takeAccept lets a worker read control packets that announce nothing.
+// takeAccept lets a worker read control packets that announce nothing. It is stopped while a burst of them is made, and
+// then let go: the time counts from there until all have come out. So it always has enough to do, and the making takes
+// nothing from it.
 func takeAccept(o *options, variant string) (map[string]float64, error) {
-	return commands(o, variant, 1000)
+	const burst = window
+	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
+		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done += burst {
+			w.cmd.Process.Signal(unix.SIGSTOP)
+			err = checked(g, w, func() error {
+				for range burst {
+					if err := g.command(g.next()); err != nil {
+						return err
+					}
+				}
+				begin := time.Now()
+				w.cmd.Process.Signal(unix.SIGCONT)
+				err := g.wait(0)
+				spent += time.Since(begin)
+				return err
+			})
+		}
+		return done, spent, err
+	})
+}
+
+// takeSteady is the same while packets come all the time, as fast as they can be made.
+func takeSteady(o *options, variant string) (map[string]float64, error) {
+	return commands(o, variant, window)
 }
 
 // takeFlows is the same over another number of connections, in random order.
@@ -25,67 +52,79 @@ func takeFlows(o *options, variant string) (map[string]float64, error) {
 }
 
 func commands(o *options, variant string, flows int) (map[string]float64, error) {
-	return withFlood(o, variant, flows, func(g *flood, w *worker) (float64, error) {
-		before, ok := w.count()
-		if !ok {
-			return 0, fmt.Errorf("nobody serves the queue")
-		}
-		sent := g.sent
-		for end := time.Now().Add(o.length); time.Now().Before(end); {
-			for range 64 {
-				if err := g.command(&g.flows[rand.IntN(len(g.flows))]); err != nil {
-					return 0, err
+	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
+		begin, sent := time.Now(), g.sent
+		err = checked(g, w, func() error {
+			for time.Since(begin) < o.length {
+				for range 64 {
+					if err := g.command(g.next()); err != nil {
+						return err
+					}
 				}
 			}
-		}
-		if err := g.wait(0); err != nil {
-			return 0, err
-		}
-		after, ok := w.count()
-		n := g.sent - sent
-		if !ok || after.queued-before.queued != n || after.dropped+after.userDropped != 0 {
-			return 0, fmt.Errorf("%d packets made, the queue counted %+v, before %+v", n, after, before)
-		}
-		return float64(n), nil
+			return g.wait(0)
+		})
+		return float64(g.sent - sent), time.Since(begin), err
 	})
+}
+
+// checked does f and fails unless each packet that it makes went to the queue, and none was lost.
+func checked(g *flood, w *worker, f func() error) error {
+	before, ok := w.count()
+	if !ok {
+		return errors.New("nobody serves the queue")
+	}
+	sent := g.sent
+	if err := f(); err != nil {
+		return err
+	}
+	after, ok := w.count()
+	if n := g.sent - sent; !ok || after.queued-before.queued != n || after.dropped+after.userDropped != 0 {
+		return fmt.Errorf("%d packets made, the queue counted %+v, before %+v", n, after, before)
+	}
+	return nil
 }
 
 // takeAnnounce lets a worker place an expectation for each of many PASV replies.
 func takeAnnounce(o *options, variant string) (map[string]float64, error) {
-	const flows = 64 // each keeps up to 8 expectations; the kernel's table has 4096
-	return withFlood(o, variant, flows, func(g *flood, w *worker) (float64, error) {
-		before, err := expectations()
+	const flows = 400 // each keeps up to 8 expectations; the kernel's table has 4096
+	return withFlood(o, variant, flows, (*flood).announce, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
+		made, err := expectations()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		for end := time.Now().Add(o.length); time.Now().Before(end); {
-			for i := range g.flows {
-				if err := g.announce(&g.flows[i]); err != nil {
-					return 0, err
-				}
+		begin, announced := time.Now(), g.announced
+		for time.Since(begin) < o.length {
+			if err := g.announce(); err != nil {
+				return 0, 0, err
 			}
 		}
-		if err := g.wait(0); err != nil {
-			return 0, err
-		}
+		spent, done = time.Since(begin), float64(g.announced-announced)
 		after, err := expectations()
-		if err != nil {
-			return 0, err
+		if n := after - made; err == nil && float64(n) != done {
+			err = fmt.Errorf("%.0f announcements, the kernel made %d expectations", done, n)
 		}
-		if n := after - before; n != uint64(g.announced) {
-			return 0, fmt.Errorf("%d announcements, the kernel made %d expectations", g.announced, n)
-		}
-		return float64(g.announced), nil
+		return done, spent, err
 	})
 }
 
-// withFlood measures f, which gives how much it did, while a worker has a processor of its own.
-func withFlood(o *options, variant string, flows int, f func(*flood, *worker) (float64, error)) (map[string]float64, error) {
+// takeTurns is a command on each connection.
+func takeTurns(g *flood) error {
+	for range g.flows {
+		if err := g.command(g.next()); err != nil {
+			return err
+		}
+	}
+	return g.wait(0)
+}
+
+// withFlood measures f, which says how much it did in which time, while a worker has a processor of its own. Before that
+// warm is done again and again, so that nothing happens for the first time while it is measured.
+func withFlood(o *options, variant string, flows int, warm func(*flood) error, f func(*flood, *worker) (float64, time.Duration, error)) (map[string]float64, error) {
 	g, err := newFlood()
 	if err != nil {
 		return nil, err
 	}
-	unpin()
 	w, err := startWorker(o, variant, true)
 	if err != nil {
 		return nil, err
@@ -97,16 +136,19 @@ func withFlood(o *options, variant string, flows int, f func(*flood, *worker) (f
 	if err := g.open(flows); err != nil {
 		return nil, err
 	}
-	cpu, begin := w.cpu(), time.Now()
-	n, err := f(g, w)
-	spent, cpu := time.Since(begin), w.cpu()-cpu
+	for begin, i := time.Now(), 0; i < 2 || time.Since(begin) < o.length/2; i++ {
+		if err := warm(g); err != nil {
+			return nil, err
+		}
+	}
+	cpu := w.cpu()
+	n, spent, err := f(g, w)
 	if err != nil {
 		return nil, err
 	}
 	values := map[string]float64{"per second": n / spent.Seconds(), "done": n}
-	if cpu > 0 {
+	if cpu = w.cpu() - cpu; cpu > 0 {
 		values["per cpu second"] = n / cpu.Seconds()
-		values["load"] = cpu.Seconds() / spent.Seconds()
 	}
 	return values, nil
 }

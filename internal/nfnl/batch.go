@@ -78,6 +78,9 @@ func appendHeader(b []byte, message, flags uint16, family uint8) []byte {
 // Len is how many messages there are.
 func (b *Batch) Len() int { return len(b.ops) }
 
+// Bytes are the messages; Do is to fill in their lengths and sequence numbers.
+func (b *Batch) Bytes() []byte { return b.out }
+
 // Errno is the kernel's answer to message i; 0: done.
 func (b *Batch) Errno(i int) unix.Errno { return b.ops[i].errno }
 
