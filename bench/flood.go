@@ -250,8 +250,8 @@ func (g *flood) announce() error {
 	for i := range g.flows {
 		port := 20000 + g.announced%40000
 		g.announced++
-		err := g.send(&g.flows[i], 1, psh|ack, fmt.Sprintf("227 Entering Passive Mode (10,2,0,2,%d,%d).\r\n", port>>8, port&255))
-		if err != nil {
+		reply := fmt.Sprintf("227 Entering Passive Mode (10,2,0,2,%d,%d).\r\n", port>>8, port&255)
+		if err := g.send(&g.flows[i], 1, psh|ack, reply); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,6 @@ import (
 // options are the same in the process of a sample.
 type options struct {
 	bin     string        // folder of the programs: cthelperd, nfq, expect
-	servers string        // folder with Debian's conntrackd
 	rounds  int           // samples of each variant
 	length  time.Duration // how long a sample measures
 	only    string        // measures to make, with commas; empty: all
@@ -28,7 +27,6 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin/bench", "`folder` of the programs that are measured")
-	flag.StringVar(&o.servers, "servers", ".cache/servers", "`folder` into which scripts/install unpacks conntrackd")
 	flag.IntVar(&o.rounds, "rounds", 5, "samples of each variant")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long a sample measures")
 	flag.StringVar(&o.only, "only", "", "measures to make, with commas; empty: all")

@@ -97,8 +97,7 @@ func release() string {
 }
 
 func runSample(o *options, measure, variant string) (map[string]float64, error) {
-	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-servers", o.servers, "-length", o.length.String(),
-		"sample", measure, variant)
+	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "sample", measure, variant)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -16,8 +16,8 @@ import (
 // nothing from it.
 func takeAccept(o *options, variant string) (map[string]float64, error) {
 	const burst = window
-	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
-		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done += burst {
+	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done work, err error) {
+		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done.count += burst {
 			w.cmd.Process.Signal(unix.SIGSTOP)
 			err = checked(g, w, func() error {
 				for range burst {
@@ -28,11 +28,11 @@ func takeAccept(o *options, variant string) (map[string]float64, error) {
 				begin := time.Now()
 				w.cmd.Process.Signal(unix.SIGCONT)
 				err := g.wait(0)
-				spent += time.Since(begin)
+				done.spent += time.Since(begin)
 				return err
 			})
 		}
-		return done, spent, err
+		return done, err
 	})
 }
 
@@ -52,7 +52,7 @@ func takeFlows(o *options, variant string) (map[string]float64, error) {
 }
 
 func commands(o *options, variant string, flows int) (map[string]float64, error) {
-	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
+	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		begin, sent := time.Now(), g.sent
 		err = checked(g, w, func() error {
 			for time.Since(begin) < o.length {
@@ -64,7 +64,7 @@ func commands(o *options, variant string, flows int) (map[string]float64, error)
 			}
 			return g.wait(0)
 		})
-		return float64(g.sent - sent), time.Since(begin), err
+		return work{float64(g.sent - sent), time.Since(begin)}, err
 	})
 }
 
@@ -88,23 +88,23 @@ func checked(g *flood, w *worker, f func() error) error {
 // takeAnnounce lets a worker place an expectation for each of many PASV replies.
 func takeAnnounce(o *options, variant string) (map[string]float64, error) {
 	const flows = 400 // each keeps up to 8 expectations; the kernel's table has 4096
-	return withFlood(o, variant, flows, (*flood).announce, func(g *flood, w *worker) (done float64, spent time.Duration, err error) {
+	return withFlood(o, variant, flows, (*flood).announce, func(g *flood, w *worker) (done work, err error) {
 		made, err := expectations()
 		if err != nil {
-			return 0, 0, err
+			return done, err
 		}
 		begin, announced := time.Now(), g.announced
 		for time.Since(begin) < o.length {
 			if err := g.announce(); err != nil {
-				return 0, 0, err
+				return done, err
 			}
 		}
-		spent, done = time.Since(begin), float64(g.announced-announced)
+		done = work{float64(g.announced - announced), time.Since(begin)}
 		after, err := expectations()
-		if n := after - made; err == nil && float64(n) != done {
-			err = fmt.Errorf("%.0f announcements, the kernel made %d expectations", done, n)
+		if n := after - made; err == nil && float64(n) != done.count {
+			err = fmt.Errorf("%.0f announcements, the kernel made %d expectations", done.count, n)
 		}
-		return done, spent, err
+		return done, err
 	})
 }
 
@@ -118,9 +118,17 @@ func takeTurns(g *flood) error {
 	return g.wait(0)
 }
 
-// withFlood measures f, which says how much it did in which time, while a worker has a processor of its own. Before that
-// warm is done again and again, so that nothing happens for the first time while it is measured.
-func withFlood(o *options, variant string, flows int, warm func(*flood) error, f func(*flood, *worker) (float64, time.Duration, error)) (map[string]float64, error) {
+// work is what was done in a sample, and the time that counts for it.
+type work struct {
+	count float64
+	spent time.Duration
+}
+
+// withFlood measures f while a worker has a processor of its own. Before that warm is done again and again, so that
+// nothing happens for the first time while it is measured.
+func withFlood(
+	o *options, variant string, flows int, warm func(*flood) error, f func(*flood, *worker) (work, error),
+) (map[string]float64, error) {
 	g, err := newFlood()
 	if err != nil {
 		return nil, err
@@ -142,13 +150,13 @@ func withFlood(o *options, variant string, flows int, warm func(*flood) error, f
 		}
 	}
 	cpu := w.cpu()
-	n, spent, err := f(g, w)
+	done, err := f(g, w)
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]float64{"per second": n / spent.Seconds(), "done": n}
+	values := map[string]float64{"per second": done.count / done.spent.Seconds(), "done": done.count}
 	if cpu = w.cpu() - cpu; cpu > 0 {
-		values["per cpu second"] = n / cpu.Seconds()
+		values["per cpu second"] = done.count / cpu.Seconds()
 	}
 	return values, nil
 }

@@ -110,7 +110,7 @@ func (w *worker) start(o *options, variant string, pinned bool) error {
 		}
 		return nil
 	case conntrackd:
-		return w.startConntrackd(o, pinned)
+		return w.startConntrackd(pinned)
 	}
 	return fmt.Errorf("no variant %q", variant)
 }
@@ -151,7 +151,7 @@ General {
 `
 
 // startConntrackd needs the name "ftp", which the kernel's own helper has while it is loaded.
-func (w *worker) startConntrackd(o *options, pinned bool) error {
+func (w *worker) startConntrackd(pinned bool) error {
 	conn, err := nfnl.Dial()
 	if err != nil {
 		return err
@@ -160,11 +160,7 @@ func (w *worker) startConntrackd(o *options, pinned bool) error {
 	if _, err := conn.Helpers(); err != nil {
 		return fmt.Errorf("%sconntrackd's helpers need nfnetlink_cthelper: %w", unavailable, err)
 	}
-	tree, err := filepath.Abs(o.servers)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(tree + "/usr/sbin/conntrackd"); err != nil {
+	if _, err := exec.LookPath("conntrackd"); err != nil {
 		return fmt.Errorf("%s%w", unavailable, err)
 	}
 	unloadPeer()
@@ -173,10 +169,7 @@ func (w *worker) startConntrackd(o *options, pinned bool) error {
 	if err != nil {
 		return err
 	}
-	// It loads its helpers from a fixed path: they are shown there to it alone.
-	cmd := exec.Command("unshare", "-m", "sh", "-ec", `mount -t overlay -o lowerdir=$0/usr/lib:/usr/lib overlay /usr/lib
-exec $0/usr/sbin/conntrackd -C $1`, tree, config)
-	if err := w.run(pinned, cmd, func() bool { return served(2022) }); err != nil {
+	if err := w.run(pinned, exec.Command("conntrackd", "-C", config), func() bool { return served(2022) }); err != nil {
 		return err
 	}
 	return attach()
