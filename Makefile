@@ -28,8 +28,12 @@ test-vm: ## Those that need a kernel, under Debian's, emulated; of the matrix ea
 	scripts/install
 	scripts/test vm -pairwise
 
-long: ## 10 minutes each fuzz target, 100,000 simulated cases, all tests under Debian's kernel, benchmarks; a summary.
+long: ## 10 minutes each fuzz target, 100,000 simulated cases, all tests under Debian's kernel, soak, benchmarks; a summary.
 	scripts/long
+
+soak: ## 15 minutes of 2,000 sessions, with kills, reloads and emptied tables. Needs root.
+	scripts/install
+	go test -count=1 -timeout 1h -v -run '^TestSoak$$' ./e2e -soak $${SOAKTIME:-15m} -sessions $${SESSIONS:-2000} -rate $${RATE:-100}
 
 demo: ## Show a transfer fail without the daemon, and work with it. Needs root.
 	scripts/demo
@@ -43,4 +47,4 @@ bench-go: ## Go's benchmarks of single packages.
 clean: ## Remove what was built and downloaded here.
 	rm -rf bin .cache
 
-.PHONY: help build check test test-vm long demo bench bench-go clean
+.PHONY: help build check test test-vm long soak demo bench bench-go clean
