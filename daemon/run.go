@@ -370,6 +370,7 @@ func (d *daemon) summary() {
 				"dropped", q.Kernel.Dropped, "user-dropped", q.Kernel.UserDropped))
 		}
 	}
+	args = append(args, processCounters())
 	d.log.Info("counters", args...)
 }
 
