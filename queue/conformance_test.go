@@ -592,7 +592,7 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 	t.Run("a reader that pauses", func(t *testing.T) {
 		b := newBed(t)
 		b.rule("input", "udp")
-		const length, total = 64, 1000
+		const length, total = 64, 200
 		q := b.open(queue.Config{Number: number, Length: length, FailOpen: true})
 		resume := make(chan struct{})
 		first := make(chan struct{}, 1)
