@@ -126,11 +126,14 @@ func (b *Batch) exchange(first, last int) error {
 	if last < len(b.ops) {
 		to = b.ops[last].start
 	}
-	base := b.c.seq + 1
+	base, missing := b.c.seq+1, 0
 	for i := first; i < last; i++ {
 		next := to
 		if i+1 < last {
 			next = b.ops[i+1].start
+		}
+		if !b.ops[i].answered {
+			missing++
 		}
 		header := b.out[b.ops[i].start:]
 		binary.NativeEndian.PutUint32(header, uint32(next-b.ops[i].start))
@@ -140,7 +143,7 @@ func (b *Batch) exchange(first, last int) error {
 	if _, err := unix.Write(b.c.s.fd, b.out[from:to]); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
-	for missing := last - first; missing > 0; {
+	for missing > 0 {
 		n, err := b.c.s.receive(missing)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
