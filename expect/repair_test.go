@@ -276,6 +276,39 @@ func TestAdoptObject(t *testing.T) {
 	})
 }
 
+// TestCleanObjects keeps an object that a connection carries in another network namespace.
+func TestCleanObjects(t *testing.T) {
+	withKernel(t, func(k *Kernel) {
+		if !k.Own() {
+			t.Log("the kernel has no helper objects")
+			return
+		}
+		if err := k.Place(announce(1, 1, 40001)); err != nil {
+			t.Error(err)
+		}
+		clean := func(wantDeleted, wantKept int) {
+			t.Helper()
+			if err := scratch(func() error {
+				deleted, kept, err := CleanObjects([]helpers.Helper{two})
+				if err == nil && (deleted != wantDeleted || len(kept) != wantKept) {
+					t.Errorf("deleted %d, kept %v, want %d and %d", deleted, kept, wantDeleted, wantKept)
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		clean(0, 1)
+		if all := k.ports(t); all[40001] != 1 {
+			t.Errorf("expected: %v, want 40001", all)
+		}
+		if err := k.Forget(1); err != nil {
+			t.Error(err)
+		}
+		clean(2, 0)
+	})
+}
+
 // TestZones has one announcement in three zones: each is its own.
 func TestZones(t *testing.T) {
 	withKernel(t, func(k *Kernel) {
