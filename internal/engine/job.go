@@ -260,7 +260,9 @@ func (e *Engine) rewrite(j *job) {
 		e.conclude(j)
 		return
 	}
-	total, grows := f.nat.journal(j.dir).total(), false
+	jl := f.nat.journal(j.dir)
+	found, _ := jl.foundStep()
+	total, grows := jl.total(), false
 	for _, c := range j.edits {
 		more := int32(len(c.New)) - int32(c.Len)
 		if more == 0 {
@@ -269,6 +271,14 @@ func (e *Engine) rewrite(j *job) {
 		pos := j.base + uint32(c.Off)
 		if len(c.New) == 0 {
 			pos-- // else what acknowledges its end would be moved as what acknowledges its beginning
+		}
+		if jl.again(pos, more) {
+			continue // an earlier daemon has seen to it
+		}
+		if found != nil && ahead(found.start, j.base) >= 0 && ahead(j.base+uint32(j.consumed), found.start) > 0 {
+			e.undo(j, RefuseNoAdjust) // an earlier daemon sent other bytes, and the receiver may have them
+			e.conclude(j)
+			return
 		}
 		j.adjust = Adjust{
 			Transport: helpers.TCP, Orig: f.orig(), Zone: f.zone, Dir: j.dir,

@@ -32,8 +32,31 @@ func (j *journal) found(k SeqAdjust) {
 	}
 }
 
-// add notes an edit behind all others.
+// foundStep is the adjustment that was found, if no edit has been made since, and what bytes before it are moved by.
+func (j *journal) foundStep() (s *step, before int32) {
+	n := len(j.steps)
+	if n == 0 || !j.steps[n-1].alone {
+		return nil, 0
+	}
+	if before = j.base; n > 1 {
+		before = j.steps[n-2].after
+	}
+	return &j.steps[n-1], before
+}
+
+// again tells whether an edit is the one that was found: of a copy of a segment that an earlier daemon changed.
+func (j *journal) again(start uint32, more int32) bool {
+	s, before := j.foundStep()
+	return s != nil && s.start == start && s.after-before == more
+}
+
+// add notes an edit behind all others, or what was found.
 func (j *journal) add(start, old uint32, by []byte) {
+	if j.again(start, int32(len(by))-int32(old)) {
+		s, _ := j.foundStep()
+		s.old, s.by, s.alone = old, by, false
+		return
+	}
 	if len(j.steps) == maxSteps {
 		j.base = j.steps[0].after
 		j.steps = append(j.steps[:0], j.steps[1:]...)

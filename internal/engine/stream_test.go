@@ -545,3 +545,37 @@ func TestVanished(t *testing.T) {
 		})
 	}
 }
+
+// A daemon was killed just after it had sent a changed segment. The copy of that segment, which the next daemon sees
+// first, leaves with the same bytes, and its change is not counted twice.
+func TestCopyForTheNextDaemon(t *testing.T) {
+	const text = "open tcp 10.0.0.1:4000\n"
+	conn := snatConn(helpers.TCP)
+	old := newBed(t, nil)
+	f := old.tcp(conn, 1000)
+	seq := f.next[orig]
+	first := old.payload(f.say(orig, text))
+	conn.Adjust, conn.Existing = *old.adjust(conn.Orig), true
+	if conn.Adjust[0].After == 0 {
+		t.Fatal("the length does not change")
+	}
+	b := newBed(t, nil)
+	*b.adjust(conn.Orig) = conn.Adjust
+	g := b.late(conn, 1000)
+	g.next[orig] = seq
+	id := g.say(orig, text)
+	if got := b.payload(id); got != first {
+		t.Errorf("the copy leaves as %q, the first one left as %q", got, first)
+	}
+	if got, _ := b.seqs(id); got != seq {
+		t.Errorf("the copy leaves with number %d, want %d", got, seq)
+	}
+	if got := *b.adjust(conn.Orig); got != conn.Adjust {
+		t.Errorf("the kernel adjusts by %+v, want as before %+v", got, conn.Adjust)
+	}
+	next := g.next[orig]
+	id = g.say(orig, "hello\n")
+	if got, _ := b.seqs(id); got != next+uint32(conn.Adjust[0].After) {
+		t.Errorf("the next segment leaves with number %d, want %d", got, next+uint32(conn.Adjust[0].After))
+	}
+}
