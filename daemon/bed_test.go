@@ -30,15 +30,21 @@ const (
 	control    = serverAddr + ":21"
 )
 
-// newBed masquerades what leaves to the server if asked to.
+// newBed masquerades what leaves to the server if asked to: then announced addresses get longer.
 func newBed(t *testing.T, masquerade bool) *bed {
+	t.Helper()
+	return newBedAt(t, masquerade, "10.2.0.101")
+}
+
+// newBedAt has a firewall with the address outside.
+func newBedAt(t *testing.T, masquerade bool, outside string) *bed {
 	t.Helper()
 	b := &bed{t: t, client: netnstest.New(t), firewall: netnstest.New(t), server: netnstest.New(t)}
 	netnstest.Veth(b.client, "c", []string{clientAddr + "/24"}, b.firewall, "inside", []string{"10.1.0.1/24"})
-	netnstest.Veth(b.firewall, "outside", []string{"10.2.0.1/24"}, b.server, "s", []string{serverAddr + "/24"})
+	netnstest.Veth(b.firewall, "outside", []string{outside + "/24"}, b.server, "s", []string{serverAddr + "/24"})
 	b.client.Route("10.1.0.1")
 	if !masquerade {
-		b.server.Route("10.2.0.1")
+		b.server.Route(outside)
 	}
 	b.firewall.Sysctl("net.ipv4.ip_forward", "1")
 	rules := `table inet filter {

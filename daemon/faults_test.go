@@ -330,9 +330,11 @@ func TestReloadUnderLoad(t *testing.T) {
 	})
 }
 
-// Somebody empties the connection table in the middle of a session.
+// Somebody empties the connection table in the middle of a session. Under NAT no length has changed before: if it has, the
+// first packet afterwards, which makes the new entry and is not queued, has wrong numbers, as with the kernel's helper.
 func TestConntrackFlushed(t *testing.T) {
-	both(t, func(t *testing.T, b *bed) {
+	for _, masquerade := range []bool{false, true} {
+		b := newBedAt(t, masquerade, "10.2.0.1") // as long as the client's
 		d := b.run()
 		c, idle := b.connect(), b.connect()
 		b.works("active before", c.active)
@@ -347,7 +349,7 @@ func TestConntrackFlushed(t *testing.T) {
 		b.works("passive on a new connection", b.connect().passive)
 		d.stop()
 		b.wants("after the end", left{})
-	})
+	}
 }
 
 // deleteShadows deletes them by hand.

@@ -40,6 +40,7 @@ func (d *daemon) openQueues() error {
 			return err
 		}
 		d.queues = append(d.queues, q)
+		_, d.tables.together = q.(*queue.Queue)
 	}
 	return nil
 }
@@ -177,20 +178,35 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 }
 
 // drive carries out a step of the engine.
-func (d *daemon) drive(s *engine.Step) { engine.Drive(d.engine, s, d.tables, d.verdict) }
+func (d *daemon) drive(s *engine.Step) {
+	engine.Drive(d.engine, s, d.tables, d.verdict)
+	d.settle()
+}
 
-// verdict notes a verdict with the queue that the packet came from. What was rewritten leaves at once: should the daemon
-// die now, the kernel would go on moving the numbers of a text whose new length was never sent.
-func (d *daemon) verdict(v engine.Verdict) {
-	i := v.ID >> 32
-	d.touched |= 1 << i
-	if err := d.queues[i].Verdict(uint32(v.ID), v.Data); err != nil && d.failed.Add(1) == 1 {
-		d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
-	}
-	if v.Data == nil {
+// settle sets the adjustments that no verdict has taken along.
+func (d *daemon) settle() {
+	if len(d.tables.owed) == 0 {
 		return
 	}
-	if err := d.queues[i].Flush(); err != nil && d.failed.Add(1) == 1 {
-		d.log.Error("packets could not be given back; more of this is only counted", "error", err)
+	if err := d.tables.settle(); err != nil {
+		d.log.Error("numbers cannot be adjusted", "error", err)
+	}
+}
+
+// verdict notes a verdict with the queue that the packet came from. What was rewritten leaves at once, with the adjustment
+// that it needs.
+func (d *daemon) verdict(v engine.Verdict) {
+	i, id := v.ID>>32, uint32(v.ID)
+	d.touched |= 1 << i
+	var err error
+	if own, ok := d.queues[i].(*queue.Queue); ok && v.Data != nil && len(d.tables.owed) > 0 {
+		err = own.VerdictAfter(d.tables.adjusts, id, v.Data)
+		d.tables.taken()
+	} else {
+		d.settle() // before the packet goes on
+		err = d.queues[i].Verdict(id, v.Data)
+	}
+	if err != nil && d.failed.Add(1) == 1 {
+		d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
 	}
 }

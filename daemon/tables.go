@@ -22,9 +22,13 @@ type tables struct {
 	parser  flows.Parser
 	changes []expect.Change // kept for Do
 	packet  engine.Conn     // kept for packetConn
-	told    bool            // the queue tells a packet's connection
-	control ports           // of the configuration
-	zones   zones           // if the queue does not tell
+	// together: verdicts can take adjustments along. Those that are to be taken: as messages, and to be sent otherwise.
+	together bool
+	adjusts  []byte
+	owed     []engine.Adjust
+	told     bool  // the queue tells a packet's connection
+	control  ports // of the configuration
+	zones    zones // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
@@ -98,7 +102,7 @@ func (t *tables) noteExisting(cfg *config.Config) error {
 func (t *tables) Do(requests []engine.Request, answers []error) {
 	for first := 0; first < len(requests); {
 		if a := requests[first].Adjust; a != nil {
-			answers[first] = t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
+			answers[first] = t.adjust(a)
 			first++
 			continue
 		}
@@ -117,6 +121,33 @@ func (t *tables) Do(requests []engine.Request, answers []error) {
 		first = last
 	}
 }
+
+// adjust sets a sequence adjustment: with the next verdict on a packet that was changed, if that can be. Should the
+// daemon die between the two, the kernel would go on moving the numbers of a text whose new length was never sent.
+func (t *tables) adjust(a *engine.Adjust) error {
+	if !t.together || a.Zone != 0 {
+		return t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
+	}
+	t.adjusts = flows.AppendAdjust(t.adjusts, a.Transport, a.Orig, a.Dir, flows.SeqAdj(a.SeqAdjust))
+	t.owed = append(t.owed, *a)
+	return nil
+}
+
+// settle sets the adjustments that no verdict took along.
+func (t *tables) settle() (err error) {
+	for i := range t.owed {
+		a := &t.owed[i]
+		e := t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
+		if !errors.Is(e, flows.ErrNotFound) {
+			err = errors.Join(err, e)
+		}
+	}
+	t.taken()
+	return err
+}
+
+// taken says that the adjustments were sent.
+func (t *tables) taken() { t.adjusts, t.owed = t.adjusts[:0], t.owed[:0] }
 
 // noteZone remembers a control connection's zone, where the queue does not tell it.
 func (t *tables) noteZone(f *flows.Flow) {

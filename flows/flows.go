@@ -124,6 +124,13 @@ func (t *Table) Adjust(tr helpers.Transport, orig helpers.Tuple, zone uint16, di
 	})
 }
 
+// AppendAdjust appends to dst what Adjust tells the kernel, as a netlink message that asks for no answer: to be sent
+// together with something else. A connection of a zone is for Adjust only, which may have to look for it.
+func AppendAdjust(dst []byte, tr helpers.Transport, orig helpers.Tuple, dir helpers.Dir, s SeqAdj) []byte {
+	name := raw(tr, orig)
+	return nfnl.AppendSetAdjust(dst, &name, 0, uint8(dir), nfnl.SeqAdj(s))
+}
+
 // Adjustable says whether the kernel can adjust f's sequence numbers. It sets an adjustment of nothing, where there is
 // none, and reads it back: the kernel shows no other sign of the extension.
 func (t *Table) Adjustable(f *Flow) (bool, error) {

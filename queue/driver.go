@@ -209,6 +209,20 @@ func (q *Queue) Verdict(id uint32, data []byte) error {
 	return q.note(appendChanged(q.out, q.number, id, data), 1)
 }
 
+// VerdictAfter is Verdict with data, sent at once, together with what the kernel must be told before: whole netfilter
+// netlink messages that ask for no answer. It takes both in one system call, so a process that is killed has sent both
+// or neither.
+func (q *Queue) VerdictAfter(before []byte, id uint32, data []byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	err := q.flush() // while this packet waits, as above
+	q.waiting.remove(id)
+	q.out = append(q.out, before...)
+	q.noted++
+	q.out = appendChanged(q.out, q.number, id, data)
+	return errors.Join(err, q.send())
+}
+
 // note takes out with messages for more packets, and sends it if it is long.
 func (q *Queue) note(out []byte, packets uint32) error {
 	q.out = out

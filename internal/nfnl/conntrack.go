@@ -1,6 +1,7 @@
 package nfnl
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -236,10 +237,25 @@ func (b *Batch) Prolong(orig *Tuple, zone uint16, seconds, mark uint32) {
 func (b *Batch) SetAdjust(orig *Tuple, zone uint16, dir uint8, s SeqAdj) {
 	b.open("set a sequence adjustment", CTNew, unix.NLM_F_ACK, Family(orig.Src))
 	b.name(orig, zone)
+	b.putAdjust(dir, s)
+}
+
+func (b *Batch) putAdjust(dir uint8, s SeqAdj) {
 	out, nest := begin(b.out, ctaSeqAdjOrig+uint16(dir))
 	out = putUint32(out, ctaSeqAdjPos, s.Pos)
 	out = putUint32(out, ctaSeqAdjBefore, uint32(s.Before))
 	b.out = end(putUint32(out, ctaSeqAdjAfter, uint32(s.After)), nest)
+}
+
+// AppendSetAdjust appends to dst the message of SetAdjust as it is, without asking for an answer.
+func AppendSetAdjust(dst []byte, orig *Tuple, zone uint16, dir uint8, s SeqAdj) []byte {
+	start := len(dst)
+	var b Batch
+	b.out = appendHeader(dst, CTNew, unix.NLM_F_REQUEST, Family(orig.Src))
+	b.name(orig, zone)
+	b.putAdjust(dir, s)
+	binary.NativeEndian.PutUint32(b.out[start:], uint32(len(b.out)-start))
+	return b.out
 }
 
 // SetTCPFlags sets those of the flags that are in mask, in both directions (nlattr_to_tcp). A connection that is not TCP
