@@ -316,3 +316,44 @@ func (d *dialogue) chatter(stop <-chan struct{}) error {
 		}
 	}
 }
+
+// TestOlderReload: connections that are older than the daemon's knowledge of their port are taken over by the reload that
+// brings it, and those that it reads already are left alone.
+func TestOlderReload(t *testing.T) {
+	t.Parallel()
+	const port = 2121
+	s := newSiteWith(t, masquerade, fmt.Sprintf("tcp dport { 21, %d }", port), nil)
+	s.strict()
+	s.serve(serverKinds[0], port, false)
+	c := s.login(t, ipv4.client(), port)
+	file := s.config("helpers: {ftp: {ports: [21]}}\n")
+	d := s.daemon("--config", file)
+	s.config(fmt.Sprintf("helpers: {ftp: {ports: [21, %d]}}\n", port))
+	reload := func(n int) {
+		t.Helper()
+		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		d.says("msg=reloaded", n)
+	}
+	reload(1)
+	for i := range 2 {
+		if err := c.active(i == 0); err != nil {
+			t.Fatalf("transfer %d: %v", i, err)
+		}
+	}
+	reload(2)
+	if err := c.active(true); err != nil {
+		t.Fatalf("after another reload: %v", err)
+	}
+	if got := lengths(d); !atLeast(got, map[string][2]int{"orig": {3, 0}}) {
+		t.Errorf("changes of length %v, want 3", got)
+	}
+	if n := strings.Count(d.out.String(), "connections=1"); n != 1 {
+		t.Errorf("the connection got %d new entries, want 1", n)
+	}
+	d.stop()
+	if n := s.counter("invalid"); n != 0 {
+		t.Errorf("%d packets were invalid", n)
+	}
+}
