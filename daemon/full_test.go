@@ -70,6 +70,24 @@ func (b *bed) fill(most int) (n int) {
 	return n
 }
 
+// enter makes n entries.
+func (b *bed) enter(n int) {
+	b.t.Helper()
+	b.nfnl(func(conn *nfnl.Conn) error {
+		for at := 0; at < n; at += fillBatch {
+			batch := conn.Begin()
+			for i := at; i < min(n, at+fillBatch); i++ {
+				c := filler(i)
+				batch.CreateConnection(&c)
+			}
+			if err := batch.Do(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // drain takes n entries of fill away.
 func (b *bed) drain(n int) {
 	b.t.Helper()
@@ -182,6 +200,40 @@ func TestExpectationsFull(t *testing.T) {
 	b.drain(masters)
 	b.works("passive afterwards", c.passive)
 	b.works("active afterwards", c.active)
+	d.stop()
+	b.wants("after the end", left{})
+}
+
+// More happens to connections than the socket of the events holds while the daemon does not read: it says so, and finds
+// out from the tables what it was not told.
+func TestEventsLost(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	c := b.connect()
+	b.works("passive before", c.passive)
+	d.says("msg=related", 1)
+	pending, unused := c.epsv(), b.connect()
+	unused.epsv()
+	d.signal(unix.SIGSTOP)
+	const many = 40000 // of them some ten thousand fit
+	b.enter(many)
+	data, err := c.dial(pending) // what tells of it does not fit
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	b.drain(many)
+	if n := b.deleteShadows(); n != 2 {
+		t.Errorf("%d shadows are deleted, want two", n)
+	}
+	d.signal(unix.SIGCONT)
+	d.says("conntrack events were lost", 1)
+	d.says("msg=related", 2)
+	if got := d.counters(); got["events-lost"] == 0 || got["pending"] != 0 {
+		t.Errorf("counters %v, want lost events and nothing pending", got)
+	}
+	b.works("passive afterwards", unused.passive)
+	b.works("passive on a new connection", b.connect().passive)
 	d.stop()
 	b.wants("after the end", left{})
 }
