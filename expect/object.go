@@ -3,6 +3,7 @@ package expect
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,31 @@ func (k *Kernel) adoptObject(want nfnl.HelperObject) (nfnl.HelperObject, error) 
 		err = k.conn.UpdateHelper(&there)
 	}
 	return there, err
+}
+
+// ProbeObjects tries a helper object of its own, with a shadow master and an expectation, in a network namespace that is
+// gone when it returns, and deletes the object. nfnl.ErrNoHelperObjects: the kernel has none.
+func ProbeObjects() error {
+	return scratch(func() (err error) {
+		conn, err := nfnl.Dial()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, conn.Close()) }()
+		o := nfnl.HelperObject{
+			Name: Label(fmt.Sprintf("try-%d", os.Getpid()%1e6)), L3: unix.AF_INET, L4: unix.IPPROTO_TCP,
+			Classes: []nfnl.HelperClass{{Name: "try", Max: 1, Timeout: 1}},
+		}
+		if err := conn.CreateHelper(&o); err != nil && !errors.Is(err, unix.EEXIST) { // of a probe that was killed
+			return err
+		}
+		c := carrier{name: o.Name, l4: o.L4, own: true}
+		ok, err := c.works(conn, unix.AF_INET)
+		if err == nil && !ok {
+			err = fmt.Errorf("helper object %s is registered, but nothing can hang on it", o.Name)
+		}
+		return errors.Join(err, conn.DeleteHelper(&o))
+	})
 }
 
 // registerAgain makes the object that c names, which somebody has deleted.

@@ -276,6 +276,25 @@ func TestAdoptObject(t *testing.T) {
 	})
 }
 
+// TestProbeObjects asks that the probe agrees with what is used, and leaves no object.
+func TestProbeObjects(t *testing.T) {
+	withKernel(t, func(k *Kernel) {
+		err := ProbeObjects()
+		if k.Own() != (err == nil) || (err != nil && !errors.Is(err, nfnl.ErrNoHelperObjects)) {
+			t.Errorf("own objects are used: %v; the probe says %v", k.Own(), err)
+		}
+		all, err := k.conn.Helpers()
+		if err != nil && !errors.Is(err, nfnl.ErrNoHelperObjects) {
+			t.Error(err)
+		}
+		for _, o := range all {
+			if len(o.Classes) == 1 && o.Classes[0].Name == "try" {
+				t.Errorf("left: %+v", o)
+			}
+		}
+	})
+}
+
 // TestCleanObjects keeps an object that a connection carries in another network namespace.
 func TestCleanObjects(t *testing.T) {
 	withKernel(t, func(k *Kernel) {
