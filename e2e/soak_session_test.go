@@ -105,6 +105,10 @@ func (s *soak) session(n int, gate chan struct{}) {
 		case s.trouble.during(start):
 			s.failed.Add(1)
 			again = true
+			if err := m.resume(); err != nil {
+				s.wrong("session %d: its control connection died: %v, after %v", n, err, how)
+				return
+			}
 		default:
 			s.wrong("session %d, %s, %v after its beginning: %v", n, how, time.Since(start).Round(time.Millisecond), err)
 			return
@@ -148,6 +152,18 @@ func (m *member) login() (err error) {
 	}
 	if err != nil {
 		m.conn.Close()
+	}
+	return err
+}
+
+// resume reads replies that a broken transfer has left.
+func (m *member) resume() error {
+	text, err := m.ask(200, "NOOP")
+	for range 3 {
+		if errors.Is(err, errControl) || strings.Contains(text, "NOOP") {
+			return err
+		}
+		text, err = m.reply(200)
 	}
 	return err
 }

@@ -25,7 +25,9 @@ import (
 var (
 	soakTime     = flag.Duration("soak", 25*time.Second, "how long TestSoak loads the daemon")
 	soakSessions = flag.Int("sessions", 300, "control connections of TestSoak")
-	soakRate     = flag.Float64("rate", 50, "transfers a second of TestSoak, of all sessions together")
+	soakDeeds    = flag.String("deeds", "reload,pause,restart,kill,rules,reload,pause,restart,kill,reload,pause,flush",
+		"what TestSoak does to the daemon, in random order and again and again")
+	soakRate = flag.Float64("rate", 50, "transfers a second of TestSoak, of all sessions together")
 )
 
 const soakFiles = 64
@@ -366,7 +368,7 @@ func (s *soak) disturb(begin time.Time, long bool) {
 	finish := begin.Add(*soakTime)
 	next, sampled, said := time.Now().Add(pause+3*time.Second), time.Now(), time.Now()
 	deeds := s.deeds(random)
-	bag := []string{}
+	var bag []string
 	for time.Now().Before(finish) && s.errors.Load() < 20 {
 		time.Sleep(50 * time.Millisecond)
 		if time.Since(sampled) > every {
@@ -382,8 +384,8 @@ func (s *soak) disturb(begin time.Time, long bool) {
 		if time.Now().Before(next) || time.Until(finish) < 6*time.Second {
 			continue
 		}
-		if len(bag) == 0 { // each deed in turn, in random order, gentle ones more often
-			bag = []string{"reload", "reload", "pause", "pause", "restart", "kill", "rules", "reload", "pause", "restart", "kill", "flush"}
+		if len(bag) == 0 { // each in turn
+			bag = strings.Split(*soakDeeds, ",")
 			random.Shuffle(len(bag), func(i, j int) { bag[i], bag[j] = bag[j], bag[i] })
 		}
 		deed := bag[0]

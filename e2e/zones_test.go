@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cthelperd/cthelperd/internal/netnstest"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
 	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
@@ -66,13 +70,23 @@ func newTenants(t *testing.T, masquerades bool) [2]*site {
 
 // shadows counts the shadow masters of a zone. What hangs on them is in the same one, which the kernel's list of
 // expectations does not show.
-func (s *site) shadows(zone int) int {
+func (s *site) shadows(zone uint16) int {
 	s.t.Helper()
 	n := 0
-	for line := range strings.Lines(s.firewall.Run("conntrack", "-L", "-w", fmt.Sprint(zone))) {
-		if strings.Contains(line, " dport=0 ") {
-			n++
+	var err error
+	s.firewall.Do(func() {
+		var c *nfnl.Conn
+		if c, err = nfnl.Dial(); err != nil {
+			return
 		}
+		err = errors.Join(c.Connections(unix.AF_INET, func(e *nfnl.Connection) {
+			if e.Zone == zone && e.Orig.DstPort == 0 {
+				n++
+			}
+		}), c.Close())
+	})
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	return n
 }
