@@ -345,6 +345,25 @@ func TestLate(t *testing.T) {
 	}
 }
 
+// A connection that is joined at a keep-alive, whose number is one too low, has no hole: what it announces does not wait.
+func TestLateAtKeepAlive(t *testing.T) {
+	for _, answered := range []bool{false, true} {
+		b := newBed(t, nil)
+		c := plainConn(helpers.TCP)
+		c.Existing = true
+		f := b.late(c, 1000)
+		f.raw(orig, packet.ACK, f.next[orig]-1, f.acked(reply), "")
+		if answered {
+			f.send(reply, packet.ACK, "")
+		}
+		f.say(orig, "open tcp 10.0.0.1:4000\n")
+		b.events("expect tcp *>10.0.0.1:4000")
+		if gaps := b.e.Stats().Gaps; gaps != 0 {
+			t.Errorf("answered %t: %d gaps", answered, gaps)
+		}
+	}
+}
+
 // No verdict before the answers, and nothing else of the flow overtakes.
 func TestVerdictComesLast(t *testing.T) {
 	b := newBed(t, nil)

@@ -81,7 +81,10 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		}
 		seq++
 	}
-	if !d.known {
+	// What has no bytes may be a keep-alive, whose number is one too low (RFC 9293 section 3.8.4): it says nothing of where
+	// this direction is. Its answer does.
+	silent := !d.known && len(data) == 0 && flags&(packet.FIN|packet.RST) == 0
+	if !d.known && !silent {
 		d.start(seq)
 		d.lost = true
 	}
@@ -92,7 +95,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 			o.isn, o.begun = at-1, true
 		}
 	}
-	if far := ahead(seq, d.next); far > window || far < -window {
+	if far := ahead(seq, d.next); silent || far > window || far < -window {
 		e.pass(f, dir, p.ID, v)
 		return
 	}
