@@ -52,9 +52,14 @@ func measureAll(o *options) (err error) {
 		return err
 	}
 	defer unloadPeer()
+	folder, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
 	runtime.LockOSThread() // a sample dies with the thread that started it
 	out := json.NewEncoder(os.Stdout)
-	missing := map[string]bool{}
+	missing, failed := map[string]bool{}, 0
 	for _, m := range measures() {
 		if !among(o.only, m.name) {
 			continue
@@ -74,15 +79,20 @@ func measureAll(o *options) (err error) {
 					continue
 				}
 				s := sample{Kernel: release(), Measure: m.name, Variant: v, Round: round}
-				if s.Values, err = runSample(o, m.name, v); err != nil {
+				if s.Values, err = runSample(o, folder, m.name, v); err != nil {
 					s.Missing = err.Error()
-					missing[m.name+v] = strings.HasPrefix(s.Missing, unavailable)
+					if missing[m.name+v] = strings.HasPrefix(s.Missing, unavailable); !missing[m.name+v] {
+						failed++
+					}
 				}
 				if err := out.Encode(s); err != nil {
 					return err
 				}
 			}
 		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d samples failed", failed)
 	}
 	return nil
 }
@@ -96,9 +106,11 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-func runSample(o *options, measure, variant string) (map[string]float64, error) {
+// runSample has a process group of its own: a terminal's signal is for measureAll, which ends after the sample.
+func runSample(o *options, folder, measure, variant string) (map[string]float64, error) {
 	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "sample", measure, variant)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	cmd.Env = append(os.Environ(), "TMPDIR="+folder)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -15,8 +15,22 @@ import (
 // then let go: the time counts from there until all have come out. So it always has enough to do, and the making takes
 // nothing from it.
 func takeAccept(o *options, variant string) (map[string]float64, error) {
+	return accept(o, variant, window)
+}
+
+// takeFlows is the same over another number of connections, in random order.
+func takeFlows(o *options, variant string) (map[string]float64, error) {
+	name, count, _ := strings.Cut(variant, " ")
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return nil, err
+	}
+	return accept(o, name, n)
+}
+
+func accept(o *options, variant string, flows int) (map[string]float64, error) {
 	const burst = window
-	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done work, err error) {
+	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done.count += burst {
 			w.cmd.Process.Signal(unix.SIGSTOP)
 			err = checked(g, w, func() error {
@@ -38,21 +52,7 @@ func takeAccept(o *options, variant string) (map[string]float64, error) {
 
 // takeSteady is the same while packets come all the time, as fast as they can be made.
 func takeSteady(o *options, variant string) (map[string]float64, error) {
-	return commands(o, variant, window)
-}
-
-// takeFlows is the same over another number of connections, in random order.
-func takeFlows(o *options, variant string) (map[string]float64, error) {
-	name, count, _ := strings.Cut(variant, " ")
-	n, err := strconv.Atoi(count)
-	if err != nil {
-		return nil, err
-	}
-	return commands(o, name, n)
-}
-
-func commands(o *options, variant string, flows int) (map[string]float64, error) {
-	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done work, err error) {
+	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		begin, sent := time.Now(), g.sent
 		err = checked(g, w, func() error {
 			for time.Since(begin) < o.length {
@@ -108,9 +108,9 @@ func takeAnnounce(o *options, variant string) (map[string]float64, error) {
 	})
 }
 
-// takeTurns is a command on each connection.
+// takeTurns is a packet on each of some connections.
 func takeTurns(g *flood) error {
-	for range g.flows {
+	for range window {
 		if err := g.command(g.next()); err != nil {
 			return err
 		}
@@ -150,13 +150,17 @@ func withFlood(
 		}
 	}
 	cpu := w.cpu()
+	user, all := w.ticks()
 	done, err := f(g, w)
 	if err != nil {
 		return nil, err
 	}
 	values := map[string]float64{"per second": done.count / done.spent.Seconds(), "done": done.count}
 	if cpu = w.cpu() - cpu; cpu > 0 {
-		values["per cpu second"] = done.count / cpu.Seconds()
+		values[perCPU] = done.count / cpu.Seconds()
+		if newUser, newAll := w.ticks(); newAll > all {
+			values[userShare] = (newUser - user) / (newAll - all)
+		}
 	}
 	return values, nil
 }

@@ -55,7 +55,8 @@ func takePlace(o *options, variant string) (map[string]float64, error) {
 	}
 	defer conn.Close()
 	var there []nfnl.Expectation
-	if err := conn.Expectations(unix.AF_INET, func(e *nfnl.Expectation) { there = append(there, *e) }); err != nil || len(there) != 1 {
+	err = conn.Expectations(unix.AF_INET, func(e *nfnl.Expectation) { there = append(there, *e) })
+	if err != nil || len(there) != 1 {
 		return nil, fmt.Errorf("%d expectations instead of one (%v)", len(there), err)
 	}
 	if err := k.Remove(q.ID); err != nil {
@@ -98,7 +99,9 @@ func takePlace(o *options, variant string) (map[string]float64, error) {
 	return values, nil
 }
 
-func placeOwn(o *options, k *expect.Kernel, q expect.Request, at func(int) netip.AddrPort) (n int, ns float64, err error) {
+func placeOwn(
+	o *options, k *expect.Kernel, q expect.Request, at func(int) netip.AddrPort,
+) (n int, ns float64, err error) {
 	var spent []time.Duration
 	for end := time.Now().Add(o.length); time.Now().Before(end); n++ {
 		q.ID++

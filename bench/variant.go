@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -303,6 +304,22 @@ func (w *worker) cpu() time.Duration {
 		return 0
 	}
 	return time.Duration(t.Nano())
+}
+
+// ticks are the clock ticks that found the process outside of the kernel, and all that found it.
+func (w *worker) ticks() (user, all float64) {
+	if w.cmd == nil {
+		return 0, 0
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.cmd.Process.Pid))
+	_, rest, found := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest) // from field 3 of proc(5) on
+	if err != nil || !found || len(fields) < 13 {
+		return 0, 0
+	}
+	user, _ = strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return user, user + system
 }
 
 func (w *worker) stop() error {
