@@ -19,6 +19,7 @@ import (
 type options struct {
 	bin     string        // folder of the programs: cthelperd, nfq, expect
 	rounds  int           // samples of each variant
+	warm    bool          // one round more, which is thrown away
 	length  time.Duration // how long a sample measures
 	only    string        // measures to make, with commas; empty: all
 	variant string        // variants, the same
@@ -28,6 +29,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin/bench", "`folder` of the programs that are measured")
 	flag.IntVar(&o.rounds, "rounds", 5, "samples of each variant")
+	flag.BoolVar(&o.warm, "warm", false, "throw a first round away: an emulated processor translates what it has not run yet")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long a sample measures")
 	flag.StringVar(&o.only, "only", "", "measures to make, with commas; empty: all")
 	flag.StringVar(&o.variant, "variant", "", "variants to measure, with commas; empty: all")
