@@ -79,8 +79,8 @@ func report(w io.Writer, folder string) error {
 	b.WriteString(`
 A cell is the ratio of medians, and in brackets the smallest and the largest ratio in one round: in a round each variant
 has one sample, so they meet the same machine. Peers were measured in the same run. "6.1" is Debian's kernel in an
-emulated machine (each instruction costs about the same there, memory and system calls little: large programs are slower
-against small ones than on a real machine; a first round was thrown away, as code is translated at its first run); the
+emulated machine (no hardware virtualization: what costs much there is not what costs much on a real processor; a first
+round was thrown away, because code is translated when it first runs); the
 other kernel runs on the machine itself and has no nfnetlink_cthelper, which conntrackd's helpers need.
 
 ## Ratios
