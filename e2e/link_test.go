@@ -64,8 +64,9 @@ func TestVLAN(t *testing.T) {
 	move(s.firewall, "outside", "outside.9", family.outside, family.server, "02:00:00:00:02:02")
 	move(s.server, "s", "s.9", family.server, family.outside, "02:00:00:00:02:01")
 	for _, f := range families {
-		s.client.Route(f.inside().String())
-		s.server.Route(f.outside().String())
+		version := map[family]string{ipv4: "-4", ipv6: "-6"}[f]
+		s.client.Run("ip", version, "route", "replace", "default", "via", f.inside().String(), "dev", "c.7")
+		s.server.Run("ip", version, "route", "replace", "default", "via", f.outside().String(), "dev", "s.9")
 	}
 	s.firewall.Run("nft", "add rule inet nat postrouting oifname outside.9 masquerade")
 	s.eachMode(t)

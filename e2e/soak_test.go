@@ -287,9 +287,17 @@ func TestSoak(t *testing.T) {
 
 	// All control connections are closed: what is held for them goes. Those that an emptied table has torn between two
 	// entries are never closed for the kernel, which forgets them in days; and what is sent again makes new ones.
+	// The daemon remembers such ones for 10 minutes, as they may come back: the short run does not wait for that.
 	var after sample
-	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(time.Second) {
-		if s.disturbed["flush"] > 0 {
+	flushed, left := s.disturbed["flush"] > 0, 0
+	closed, patient := time.Now(), 90*time.Second
+	if flushed && long {
+		patient = 12 * time.Minute
+	} else if flushed {
+		patient, left = 5*time.Second, int(s.lost.Load())
+	}
+	for deadline := closed.Add(patient); ; time.Sleep(time.Second) {
+		if flushed && time.Since(closed) < 60*time.Second {
 			for _, f := range []string{"ipv4", "ipv6"} {
 				s.firewall.Run("sh", "-c", "conntrack -D -f "+f+" -p tcp --orig-port-dst 21 >/dev/null 2>&1 || true")
 				s.firewall.Run("sh", "-c", "conntrack -D -f "+f+" -p tcp --orig-port-src 21 >/dev/null 2>&1 || true")
@@ -301,7 +309,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	t.Log("after the load: ", after)
-	if after.flows != 0 || after.sessions != 0 || after.wait != 0 {
+	if after.flows > left || after.sessions > left || after.wait != 0 {
 		t.Errorf("the daemon holds %d flows, %d sessions, %d pending expectations of connections that are gone", after.flows, after.sessions, after.wait)
 	}
 	// Goroutines and files that come and go with signals and timers are a few.
