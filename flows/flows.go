@@ -26,7 +26,6 @@ type Flow struct {
 	Helper      string    // of the connection itself
 	Adjusted    bool      // Adjust is shown
 	Adjust      [2]SeqAdj // sequence adjustment by helpers.Dir
-	Liberal     bool      // numbers outside of the window pass in both directions
 	TCPState    uint8     // enum tcp_conntrack
 }
 
@@ -158,26 +157,6 @@ func (t *Table) again(tr helpers.Transport, orig helpers.Tuple, zone uint16) (Fl
 	return f, err
 }
 
-// ErrNotLiberal says that the kernel took the wish for nothing.
-var ErrNotLiberal = errors.New("the kernel keeps checking the connection's window")
-
-// Liberal has the kernel let all numbers of the TCP connection with the original tuple orig pass, in both directions, and
-// reads it back: who moves numbers himself moves them out of the window that conntrack sees (IP_CT_TCP_FLAG_BE_LIBERAL).
-// ErrNotFound: there is no such connection.
-func (t *Table) Liberal(orig helpers.Tuple, zone uint16) error {
-	err := t.change(helpers.TCP, orig, zone, func(b *nfnl.Batch, name *nfnl.Tuple, zone uint16) {
-		b.SetTCPFlags(name, zone, nfnl.TCPLiberal, nfnl.TCPLiberal)
-	})
-	if err != nil {
-		return err
-	}
-	back, err := t.again(helpers.TCP, orig, zone)
-	if err == nil && !back.Liberal {
-		err = fmt.Errorf("%s %s: %w", helpers.TCP, orig, ErrNotLiberal)
-	}
-	return err
-}
-
 // ErrNotReplaceable says that a connection's entry holds what a new one could not be given.
 var ErrNotReplaceable = nfnl.ErrNotReplaceable
 
@@ -211,8 +190,8 @@ func flow(c *nfnl.Connection) Flow {
 	f := Flow{
 		Transport: helpers.Transport(c.Orig.Proto), Orig: cooked(&c.Orig), Reply: cooked(&c.Reply),
 		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper, Adjusted: c.Adjusted,
-		Adjust:  [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
-		Liberal: c.TCPFlags[0]&c.TCPFlags[1]&nfnl.TCPLiberal != 0, TCPState: c.TCPState,
+		Adjust:   [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
+		TCPState: c.TCPState,
 	}
 	if c.Expected {
 		f.Master = cooked(&c.Master)

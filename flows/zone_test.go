@@ -59,7 +59,7 @@ func TestZoneOfOneDirection(t *testing.T) {
 				if found.Zone != 5 {
 					t.Errorf("read %+v, want zone 5", found)
 				}
-				if err := table.Liberal(found.Orig, found.Zone); err != nil {
+				if err := table.Adjust(helpers.TCP, found.Orig, found.Zone, helpers.Original, flows.SeqAdj{}); err != nil {
 					t.Error(err)
 				}
 			})

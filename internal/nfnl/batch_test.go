@@ -175,7 +175,6 @@ func TestBatchAllocates(t *testing.T) {
 			b.ChangeExpectation(&e)
 			b.Get(&master.Orig, 0, &entry)
 			b.SetAdjust(&master.Orig, 0, 1, SeqAdj{Pos: 5, After: 3})
-			b.SetTCPFlags(&master.Orig, 0, TCPLiberal, TCPLiberal)
 			b.Prolong(&master.Orig, 0, 600, 9)
 			b.DeleteExpectation(&e.Tuple, 0)
 			b.DeleteConnection(&other.Orig, 0)

@@ -52,9 +52,6 @@ const (
 // TCPEstablished is enum tcp_conntrack's value.
 const TCPEstablished = 3
 
-// TCPLiberal lets numbers outside of the window pass in one direction (IP_CT_TCP_FLAG_BE_LIBERAL).
-const TCPLiberal = 0x08
-
 // SeqAdj is struct nf_ct_seqadj: segments behind Pos are moved by After, others by Before.
 type SeqAdj struct {
 	Pos           uint32
@@ -256,19 +253,6 @@ func AppendSetAdjust(dst []byte, orig *Tuple, zone uint16, dir uint8, s SeqAdj) 
 	b.putAdjust(dir, s)
 	binary.NativeEndian.PutUint32(b.out[start:], uint32(len(b.out)-start))
 	return b.out
-}
-
-// SetTCPFlags sets those of the flags that are in mask, in both directions (nlattr_to_tcp). A connection that is not TCP
-// ignores it.
-func (b *Batch) SetTCPFlags(orig *Tuple, zone uint16, flags, mask uint8) {
-	b.open("set TCP flags", CTNew, unix.NLM_F_ACK, Family(orig.Src))
-	b.name(orig, zone)
-	out, info := begin(b.out, ctaProtoInfo)
-	out, tcp := begin(out, ctaProtoInfoTCP)
-	for _, typ := range [2]uint16{ctaProtoInfoTCPFlagsOrig, ctaProtoInfoTCPFlagsReply} {
-		out = append(appendAttr(out, typ, 2), flags, mask, 0, 0)
-	}
-	b.out = end(end(out, tcp), info)
 }
 
 // DeleteConnection deletes an entry, and with it the expectations that hang on it. ENOENT: there is none.

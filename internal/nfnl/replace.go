@@ -21,7 +21,7 @@ const (
 
 // keptTCPFlags are the flags of a direction that hold as long as the connection does (IP_CT_TCP_FLAG_WINDOW_SCALE,
 // _SACK_PERM, _BE_LIBERAL); the others belong to numbers that a new entry does not know.
-const keptTCPFlags = 0x01 | 0x02 | TCPLiberal
+const keptTCPFlags = 0x01 | 0x02 | 0x08
 
 // ErrNotReplaceable says that an entry holds what a new one could not be given.
 var ErrNotReplaceable = errors.New("the connection's entry cannot be replaced")
