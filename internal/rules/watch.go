@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -62,9 +63,7 @@ func (w *Watcher) run() {
 		case !ours(messages):
 			continue
 		}
-		select {
-		case <-time.After(settle):
-		case <-w.ending:
+		if w.err = w.collect(); w.err != nil {
 			return
 		}
 		select {
@@ -73,6 +72,22 @@ func (w *Watcher) run() {
 			return
 		}
 	}
+}
+
+// collect takes what comes until it is time to tell, so that one transaction is told once: a message tells of one rule,
+// and a datagram holds few.
+func (w *Watcher) collect() error {
+	err := w.conn.SetReadDeadline(time.Now().Add(settle))
+	for err == nil || errors.Is(err, unix.ENOBUFS) {
+		_, err = w.conn.Receive()
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = w.conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return fmt.Errorf("watch the rules: %w", err)
+	}
+	return nil
 }
 
 // ours says whether a change is one of our table. All messages that name a table do so by their first attribute

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,36 @@ func TestWatch(t *testing.T) {
 				t.Errorf("%q is not told", tt.script)
 			}
 		}
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWatchTransaction: what one transaction changes is told once, however many messages tell of it.
+func TestWatchTransaction(t *testing.T) {
+	b := &bed{t: t, fw: netnstest.New(t)}
+	b.install(ftp(probed(t)))
+	var w *rules.Watcher
+	b.do("watch", func() (err error) { w, err = rules.Watch(); return err })
+	b.nft(strings.Repeat("add rule inet cthelperd control counter\n", 500))
+	told := 0
+	for quiet := false; !quiet; {
+		select {
+		case <-w.Changed():
+			told++
+		case <-time.After(time.Second):
+			quiet = true
+		}
+	}
+	if told == 0 || told > 2 { // the second, if the kernel took longer over it than changes are collected
+		t.Errorf("told %d times, want once", told)
+	}
+	b.nft("flush chain inet cthelperd control")
+	select {
+	case <-w.Changed():
+	case <-time.After(10 * time.Second):
+		t.Error("the next change is not told")
 	}
 	if err := w.Close(); err != nil {
 		t.Error(err)
