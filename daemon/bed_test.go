@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -185,6 +187,28 @@ func (p *process) signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatal(err)
+	}
+}
+
+// pause stops it, and waits until each of its threads has stopped: the signal alone says nothing about when.
+func (p *process) pause() {
+	p.t.Helper()
+	p.signal(unix.SIGSTOP)
+	stopped := func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			text, err := os.ReadFile(path)
+			_, state, _ := strings.Cut(string(text), ") ") // proc_pid_stat(5): the name may have any byte
+			return err == nil && !strings.HasPrefix(state, "T")
+		})
+	}
+	for deadline := time.Now().Add(patience); !stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatal("cthelperd does not stop")
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func TestRulesTakenAway(t *testing.T) {
 func TestRulesTakenAwayMissed(t *testing.T) {
 	b := newBed(t, false)
 	d := b.run()
-	d.signal(unix.SIGSTOP)
+	d.pause()
 	b.firewall.Run("nft", "delete table inet cthelperd")
 	c := b.connect()
 	d.signal(unix.SIGCONT)
@@ -151,14 +151,22 @@ func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
 	d.stop()
 }
 
-// waiting is how many packets wait in the daemon's queue.
-func (b *bed) waiting() int {
+// queue is how many packets wait in the daemon's queue, and to how many the kernel has given an id, those among them for
+// which the socket had no room (seq_show of nfnetlink_queue.c).
+func (b *bed) queue() (waiting, sequence int) {
 	b.t.Helper()
 	fields := strings.Fields(b.firewall.Run("cat", "/proc/thread-self/net/netfilter/nfnetlink_queue"))
-	if len(fields) < 3 {
+	if len(fields) < 8 {
 		b.t.Fatal("no queue")
 	}
-	n, _ := strconv.Atoi(fields[2])
+	waiting, _ = strconv.Atoi(fields[2])
+	sequence, _ = strconv.Atoi(fields[7])
+	return waiting, sequence
+}
+
+func (b *bed) waiting() int {
+	b.t.Helper()
+	n, _ := b.queue()
 	return n
 }
 
@@ -169,7 +177,7 @@ func TestPaused(t *testing.T) {
 		c, e := b.connect(), b.connect()
 		b.works("active before", c.active)
 		pending := e.epsv()
-		d.signal(unix.SIGSTOP)
+		d.pause()
 		data, err := e.dial(pending)
 		if err != nil {
 			t.Fatalf("what was announced before, while the daemon is stopped: %v", err)
@@ -196,13 +204,23 @@ func TestPaused(t *testing.T) {
 	})
 }
 
-// flood makes the queue full: the daemon is stopped, and commands come until new connections pass unseen.
-func (b *bed) flood(d *process, full func() bool) (stuck []*ftpClient) {
+// flood makes the queue full: the daemon is stopped, and commands come until packets pass unseen: as many wait as may
+// (length), or if that is 0 the socket's buffer has no room for one more.
+func (b *bed) flood(d *process, length int) (stuck []*ftpClient) {
 	b.t.Helper()
 	for range 8 {
 		stuck = append(stuck, b.connect())
 	}
-	d.signal(unix.SIGSTOP)
+	d.pause()
+	waiting, sequence := b.queue()
+	before := sequence - waiting // they were read
+	full := func() bool {
+		waiting, sequence := b.queue()
+		if length > 0 {
+			return waiting == length
+		}
+		return sequence-waiting > before
+	}
 	for i := 0; i < 200 && !full(); i++ {
 		c := stuck[i%len(stuck)]
 		c.say("NOOP %s", strings.Repeat("x", 400))
@@ -220,27 +238,15 @@ func (b *bed) flood(d *process, full func() bool) (stuck []*ftpClient) {
 func TestQueueFull(t *testing.T) {
 	for _, tt := range []struct {
 		name, config string
-		full         func(b *bed) bool
+		length       int
 	}{
-		{"length", "queue: {length: 4}\n", func(b *bed) bool { return b.waiting() == 4 }},
-		{"buffer", "queue: {buffer: 4096}\n", nil},
+		{"length", "queue: {length: 4}\n", 4},
+		{"buffer", "queue: {buffer: 4096}\n", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			both(t, func(t *testing.T, b *bed) {
 				d := b.run("--config", b.config("%s", tt.config))
-				full := func() bool { return tt.full(b) }
-				if tt.full == nil { // no more gets in
-					last, same := 0, 0
-					full = func() bool {
-						if n := b.waiting(); n > last {
-							last, same = n, 0
-						} else {
-							same++
-						}
-						return same > 20
-					}
-				}
-				stuck := b.flood(d, full)
+				stuck := b.flood(d, tt.length)
 				c := b.connect()
 				b.works("a command while the queue is full", c.alive)
 				b.fails("an announcement while the queue is full", c.passive)

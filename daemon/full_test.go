@@ -214,7 +214,7 @@ func TestEventsLost(t *testing.T) {
 	d.says("msg=related", 1)
 	pending, unused := c.epsv(), b.connect()
 	unused.epsv()
-	d.signal(unix.SIGSTOP)
+	d.pause()
 	const many = 40000 // of them some ten thousand fit
 	b.enter(many)
 	data, err := c.dial(pending) // what tells of it does not fit
