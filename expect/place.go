@@ -187,8 +187,15 @@ func (k *Kernel) makeAgain(p *plan) error {
 	if s.round == k.round {
 		return nil
 	}
+	var longest time.Duration
+	for i := range k.plans {
+		if q := &k.plans[i]; q.shadow == s {
+			longest = max(longest, q.timeout)
+		}
+	}
+	life := max(longest+2*spare, s.until.Sub(k.now())) // what was on it may be there
 	s.until = time.Time{}
-	if err := k.make(s, p.timeout+2*spare); err != nil {
+	if err := k.make(s, life); err != nil {
 		return err
 	}
 	s.round = k.round

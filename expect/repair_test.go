@@ -202,6 +202,37 @@ func TestShadowDeleted(t *testing.T) {
 	})
 }
 
+// TestShadowOutlives: a shadow that is made again lives longer than all that are placed on it at once.
+func TestShadowOutlives(t *testing.T) {
+	withKernel(t, func(k *Kernel) {
+		first := announce(1, 1, 40001)
+		first.Timeout = 10 * time.Minute // so that the next ones do not prolong it
+		if err := k.Place(first); err != nil {
+			t.Error(err)
+			return
+		}
+		s := k.placed[1].shadow
+		if err := k.conn.DeleteConnection(s.orig, s.zone); err != nil {
+			t.Error(err)
+		}
+		k.Used(1)
+		short, long := announce(2, 1, 40002), announce(3, 1, 40003)
+		short.Timeout, long.Timeout = time.Second, 5*time.Minute
+		answers := make([]error, 2)
+		k.Do([]Change{{Place: &short}, {Place: &long}}, answers)
+		if err := errors.Join(answers...); err != nil {
+			t.Error(err)
+		}
+		for id, want := range map[ID]time.Duration{2: short.Timeout, 3: long.Timeout} {
+			s := k.placed[id].shadow
+			entry, err := k.conn.Get(s.orig, s.zone)
+			if got := time.Duration(entry.Timeout) * time.Second; err != nil || got < want {
+				t.Errorf("a shadow lives for %v (%v), what hangs on it for %v", got, err, want)
+			}
+		}
+	})
+}
+
 // TestObjectDeleted has somebody delete the helper object: expectations are gone, and so is the use of their shadows.
 func TestObjectDeleted(t *testing.T) {
 	withKernel(t, func(k *Kernel) {

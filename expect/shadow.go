@@ -162,6 +162,7 @@ func (k *Kernel) adopt(s *shadow, life time.Duration) (there bool, err error) {
 	case entry.Reply != s.reply || entry.Helper != s.carrier.name:
 		return false, gone(k.conn.DeleteConnection(s.orig, s.zone))
 	}
+	life = max(life, time.Duration(entry.Timeout)*time.Second) // for what hangs on it
 	b := k.conn.Begin()
 	b.Prolong(&s.orig, s.zone, seconds(life), s.mark)
 	if err := b.Do(); err != nil {
