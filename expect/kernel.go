@@ -19,10 +19,10 @@ type Kernel struct {
 	Repaired func(Repair)
 
 	conn     *nfnl.Conn
-	objects  map[object]*carrier  // helper objects of our own
-	carriers map[uint8]*carrier   // by family, where there are none
-	wanted   []helpers.Helper     // those with objects of our own
-	groups   map[groupName]*group // of shadows
+	objects  map[object]*carrier        // helper objects of our own
+	carriers map[uint8]*carrier         // by family, where there are none
+	wanted   map[string]*helpers.Helper // those with objects of our own, by label
+	groups   map[groupName]*group       // of shadows
 	sessions map[uint64][]*group
 	names    map[name]*shadow // all shadows
 	placed   map[ID]place
@@ -58,7 +58,8 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{
-		conn: conn, objects: map[object]*carrier{}, carriers: map[uint8]*carrier{}, groups: map[groupName]*group{},
+		conn: conn, objects: map[object]*carrier{}, carriers: map[uint8]*carrier{}, wanted: map[string]*helpers.Helper{},
+		groups:   map[groupName]*group{},
 		sessions: map[uint64][]*group{}, names: map[name]*shadow{}, placed: map[ID]place{}, left: map[leftName]leftover{},
 		now: time.Now,
 	}
@@ -87,7 +88,7 @@ func (k *Kernel) Use(all []helpers.Helper) error {
 		if err != nil {
 			return err
 		}
-		k.wanted = append(k.wanted, all[i])
+		k.wanted[Label(all[i].Name)] = &all[i]
 	}
 	return nil
 }

@@ -111,14 +111,13 @@ func ProbeObjects() error {
 
 // registerAgain makes the object that c names, which somebody has deleted.
 func (k *Kernel) registerAgain(c *carrier) error {
-	for i := range k.wanted {
-		if h := &k.wanted[i]; Label(h.Name) == c.name {
-			if err := k.register(h); err != nil {
-				return err
-			}
-			k.repaired(Repair{Object: true, Name: c.name})
-			return nil
-		}
+	h := k.wanted[c.name]
+	if h == nil {
+		return fmt.Errorf("helper object %s is gone, and its helper is not enabled", c.name)
 	}
-	return fmt.Errorf("helper object %s is gone, and its helper is not enabled", c.name)
+	if err := k.register(h); err != nil {
+		return err
+	}
+	k.repaired(Repair{Object: true, Name: c.name})
+	return nil
 }
