@@ -281,9 +281,7 @@ func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, e
 	case err != nil:
 		return engine.Conn{}, err
 	}
-	c := conn(&f)
-	d.tables.complete(&c)
-	return c, nil
+	return conn(&f), nil
 }
 
 // rules is what the table inet cthelperd is made from.

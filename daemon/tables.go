@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -31,9 +32,7 @@ type tables struct {
 	zones    zones // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
-	// adjustable says of connections under NAT whether their sequence numbers can be adjusted; it is asked once.
-	adjustable map[connection]bool
-	suspects   map[expect.ID]bool // were not in the kernel's table the last time
+	suspects map[expect.ID]bool // were not in the kernel's table the last time
 }
 
 // connection names an entry of the connection table.
@@ -46,10 +45,7 @@ type connection struct {
 // openTables opens the tables of the calling thread's network namespace. Events count from here on. told: the queue
 // tells a packet's connection.
 func openTables(cfg *config.Config, told bool) (t *tables, err error) {
-	t = &tables{
-		told: told, zones: zones{},
-		existing: map[connection]struct{}{}, adjustable: map[connection]bool{}, suspects: map[expect.ID]bool{},
-	}
+	t = &tables{told: told, zones: zones{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.close())
@@ -85,10 +81,11 @@ func (t *tables) reload(cfg *config.Config) error {
 	return errors.Join(t.kernel.Use(cfg.Helpers()), t.noteExisting(cfg))
 }
 
-// noteExisting remembers the connections at the helpers' ports that are there now. Of those that are read already it
-// changes nothing.
+// noteExisting remembers the connections at the helpers' ports that are there now, and forgets those that are not: not
+// of all the kernel says that they ended. Of those that are read already it changes nothing.
 func (t *tables) noteExisting(cfg *config.Config) error {
 	t.control = controlPorts(cfg)
+	t.existing = map[connection]struct{}{}
 	return t.flows.Each(func(f *flows.Flow) {
 		t.noteZone(f)
 		if t.control.has(f) {
@@ -194,23 +191,16 @@ func (t *tables) complete(c *engine.Conn) {
 	if c.Transport != helpers.TCP || c.Orig == c.Reply.Turned() {
 		return
 	}
-	can, asked := t.adjustable[name]
-	if !asked {
-		f := flows.Flow{Transport: c.Transport, Orig: c.Orig, Reply: c.Reply, Zone: c.Zone}
-		f.Adjusted = c.Adjust != [2]engine.SeqAdjust{}
-		var err error
-		if can, err = t.flows.Adjustable(&f); err == nil {
-			t.adjustable[name] = can
-		}
-	}
-	c.Adjustable = can
+	f := flows.Flow{Transport: c.Transport, Orig: c.Orig, Reply: c.Reply, Zone: c.Zone}
+	f.Adjusted = c.Adjust != [2]engine.SeqAdjust{}
+	can, err := t.flows.Adjustable(&f)
+	c.Adjustable = can && err == nil
 }
 
 // ended forgets what is known of a connection.
 func (t *tables) ended(f *flows.Flow) {
 	name := connection{f.Transport, f.Orig, f.Zone}
 	delete(t.existing, name)
-	delete(t.adjustable, name)
 	t.zones.remove(f)
 }
 
@@ -284,6 +274,10 @@ func (d *daemon) resync() {
 		d.log.Error("the kernel's tables cannot be read", "error", err)
 		return
 	}
+	maps.DeleteFunc(d.tables.existing, func(c connection, _ struct{}) bool {
+		_, ok := there[c]
+		return !ok
+	})
 	now := time.Now()
 	if len(lost) > 0 {
 		for i := range expected {

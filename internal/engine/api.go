@@ -50,8 +50,8 @@ type Config struct {
 	// Missed says how many packets have passed unseen until now, or were dropped. It is asked when a connection is met
 	// late of which nothing else says why, and at times when a stream has a hole; nil: only Overflowed tells.
 	Missed func() uint64
-	// Complete adds to what a packet says of its connection (Packet.Conn) what only the tables know: Adjustable, Existing.
-	// It is asked once a flow; nil: nothing is to be added.
+	// Complete adds to what a packet (Packet.Conn) or Lookup says of a connection what costs more to know: Adjustable,
+	// Existing. It is asked once a flow, and for connections only that a helper reads; nil: nothing is to be added.
 	Complete func(*Conn)
 	// Record gets every event in order, during the calls below. The event's bytes are valid during the call.
 	Record func(*Event)

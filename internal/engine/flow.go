@@ -167,11 +167,7 @@ func (f *flow) is(c *Conn, zone uint16) bool {
 // connection says what is known of a packet's connection.
 func (e *Engine) connection(p *Packet, v *packet.View) (Conn, bool) {
 	if p.Conn != nil {
-		c := *p.Conn
-		if e.complete != nil {
-			e.complete(&c)
-		}
-		return c, c.Transport == v.Transport()
+		return *p.Conn, p.Conn.Transport == v.Transport()
 	}
 	if e.lookup == nil {
 		return Conn{}, false
@@ -196,6 +192,9 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 	h, by := e.reader(c)
 	if h == nil {
 		return nil
+	}
+	if e.complete != nil {
+		e.complete(c)
 	}
 	e.last.Flow++
 	seen := seenAs(c, zone)

@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/flows"
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/ftp"
+	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// TestExistingIsBounded: what is remembered of older connections is never more than there are, though the kernel does
+// not say that they ended (nf_conntrack_events 0, or 2 for those that began while nobody listened).
+func TestExistingIsBounded(t *testing.T) {
+	cfg, err := config.Default([]helpers.Protocol{ftp.Protocol()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	netnstest.New(t).Do(func() {
+		tables := &tables{zones: zones{}}
+		if tables.flows, err = flows.Open(); err != nil {
+			t.Error(err)
+			return
+		}
+		defer tables.close()
+		conn, err := nfnl.Dial()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.9")
+		for round := range uint16(3) {
+			e := nfnl.Connection{
+				Orig:    nfnl.Tuple{Src: a, SrcPort: 50000 + round, Dst: b, DstPort: 21, Proto: unix.IPPROTO_TCP},
+				Reply:   nfnl.Tuple{Src: b, SrcPort: 21, Dst: a, DstPort: 50000 + round, Proto: unix.IPPROTO_TCP},
+				Timeout: 60,
+			}
+			for _, e.Helper = range []string{"Q.931", "irc", "sane", "ftp"} {
+				if err = conn.CreateConnection(&e); err == nil {
+					break
+				}
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := tables.noteExisting(cfg); err != nil {
+				t.Error(err)
+			}
+			if n := len(tables.existing); n != 1 {
+				t.Errorf("%d connections are remembered, there is one", n)
+			}
+			if err := conn.DeleteConnection(e.Orig, 0); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
