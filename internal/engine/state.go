@@ -192,7 +192,8 @@ func (e *Engine) Load(saved []byte) error {
 	if err != nil {
 		return err
 	}
-	n.helpers, n.ports, n.lookup, n.missed, n.record = e.helpers, e.ports, e.lookup, e.missed, e.record
+	n.helpers, n.ports, n.lookup, n.complete = e.helpers, e.ports, e.lookup, e.complete
+	n.missed, n.record = e.missed, e.record
 	n.stats, n.now, n.last, n.overflowed = e.stats, latest(e.now, s.Time), s.Last, s.Overflowed
 	l := loader{Engine: n, sessions: map[uint64]*session{}, families: map[uint64]*family{}, fresh: map[uint64]bool{}}
 	for i := range s.Sessions {

@@ -148,3 +148,25 @@ func TestReload(t *testing.T) {
 		t.Errorf("%d announced", n)
 	}
 }
+
+// What the caller is asked is asked after Load, too.
+func TestLoadKeepsTheCaller(t *testing.T) {
+	completed, lookedUp, missed := 0, 0, 0
+	caller := func(c *engine.Config) {
+		c.Complete = func(*engine.Conn) { completed++ }
+		c.Lookup = func(helpers.Transport, helpers.Tuple) (engine.Conn, error) {
+			lookedUp++
+			return engine.Conn{}, engine.ErrNotTracked
+		}
+		c.Missed = func() uint64 { missed++; return 0 }
+	}
+	b := newBed(t, caller)
+	b.move(caller)
+	b.late(plainConn(helpers.TCP), 1000).say(orig, "open tcp 10.0.0.1:4000\n")
+	other := tcpPacket(otherClient(plainConn(helpers.TCP)).Orig, packet.ACK, 1, 1, "x")
+	b.e.Handle(engine.Packet{ID: 100, Time: b.now, Data: other})
+	b.events("refuse tcp *>10.0.0.1:4000 late")
+	if completed == 0 || lookedUp == 0 || missed == 0 {
+		t.Errorf("Complete was called %d times, Lookup %d, Missed %d", completed, lookedUp, missed)
+	}
+}
