@@ -69,4 +69,4 @@ func (d *daemon) rulesAreBack() {
 }
 
 // excuse lets connections announce though they are met late: their beginning passed while nobody could read it.
-func (d *daemon) excuse() { d.engine.Overflowed() }
+func (d *daemon) excuse() { d.engine.Overflowed(time.Now()) }

@@ -337,11 +337,27 @@ func TestLate(t *testing.T) {
 			c := plainConn(helpers.TCP)
 			c.Existing = tt.existing
 			if tt.overflow {
-				b.e.Overflowed()
+				b.e.Overflowed(b.now)
 			}
 			b.late(c, 1000).say(orig, "open tcp 10.0.0.1:4000\n")
 			b.events(tt.want)
 		})
+	}
+}
+
+// What was lost excuses the connections that were there then, not all that come ever after: also in the next process.
+func TestExcuseEnds(t *testing.T) {
+	for _, moved := range []bool{false, true} {
+		b := newBed(t, nil)
+		b.e.Overflowed(b.now)
+		b.pass(59 * time.Minute)
+		if moved {
+			b.move(nil)
+		}
+		b.late(plainConn(helpers.TCP), 1000).say(orig, "open tcp 10.0.0.1:4000\n")
+		b.pass(time.Minute)
+		b.late(otherClient(plainConn(helpers.TCP)), 1000).say(orig, "open tcp 10.0.0.2:4000\n")
+		b.events("expect tcp *>10.0.0.1:4000", "cancel tcp *>10.0.0.1:4000 expired", "refuse tcp *>10.0.0.2:4000 at 10.0.0.1:4000 late")
 	}
 }
 

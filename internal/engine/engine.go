@@ -43,23 +43,23 @@ type Engine struct {
 	timers   timers
 	last     names
 
-	now        time.Time // of the newest packet or Tick
-	cause      cause
-	ticking    bool      // a Tick was interrupted by a ticket
-	overflowed bool      // packets were lost before they came here
-	losses     uint8     // how often that was known; wraps
-	lossy      time.Time // until then there may be several holes in a stream, of one loss
-	lost       uint64    // what missed said
-	asked      time.Time // when it was asked
-	step       Step
-	owed       []Request // for the next Step
-	out        []byte    // packets of the step's verdicts
-	bytes      []byte
-	event      Event
-	scratch    helpers.Result
-	jobs       []*job // not in use
-	fetched    uint32 // keeps what Prepare reads from being left out
-	stats      Stats
+	now     time.Time // of the newest packet or Tick
+	cause   cause
+	ticking bool      // a Tick was interrupted by a ticket
+	losses  uint8     // how often it was known that packets were lost before they came here; wraps
+	excuse  time.Time // until then a connection may be met late because of it
+	lossy   time.Time // until then there may be several holes in a stream, of one loss
+	lost    uint64    // what missed said
+	asked   time.Time // when it was asked
+	step    Step
+	owed    []Request // for the next Step
+	out     []byte    // packets of the step's verdicts
+	bytes   []byte
+	event   Event
+	scratch helpers.Result
+	jobs    []*job // not in use
+	fetched uint32 // keeps what Prepare reads from being left out
+	stats   Stats
 }
 
 // names are the last ones given.
@@ -334,13 +334,20 @@ func (e *Engine) Vanished(t helpers.Transport, orig helpers.Tuple, zone uint16, 
 	return e.Ended(t, orig, zone, now)
 }
 
-// Overflowed says that the queue has lost packets: flows that are joined late from now on may have been missed, and
+// Overflowed says that the queue has lost packets: flows that are joined late within an hour may have been missed, and
 // count as if they had existed before; holes in the streams of those that are known will not be filled.
-func (e *Engine) Overflowed() {
-	e.overflowed = true
+func (e *Engine) Overflowed(now time.Time) {
+	if now.After(e.now) {
+		e.now = now
+	}
 	e.losses++
+	e.excuse = e.now.Add(excuseTime)
 	e.lossy = e.now.Add(lossTime)
 }
+
+// excuseTime is more than most servers wait for a client that says nothing. Whoever has made the queue overflow once must
+// not be excused for good.
+const excuseTime = time.Hour
 
 // lossTime is more than it takes to read what was in a queue.
 const lossTime = 2 * time.Second
@@ -353,16 +360,16 @@ func (e *Engine) askMissed() {
 	e.asked = e.now
 	if n := e.missed(); n != e.lost {
 		e.lost = n
-		e.Overflowed()
+		e.Overflowed(e.now)
 	}
 }
 
 // excused says whether a connection may be met late because packets were lost.
 func (e *Engine) excused() bool {
-	if !e.overflowed {
+	if !e.now.Before(e.excuse) {
 		e.askMissed()
 	}
-	return e.overflowed
+	return e.now.Before(e.excuse)
 }
 
 // Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup, Missed

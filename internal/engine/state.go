@@ -22,11 +22,11 @@ var (
 
 // state is an engine on its way to another process.
 type state struct {
-	Time       time.Time
-	Last       names
-	Overflowed bool
-	Sessions   []savedSession
-	Flows      []savedFlow
+	Time     time.Time
+	Last     names
+	Excuse   time.Time
+	Sessions []savedSession
+	Flows    []savedFlow
 }
 
 type savedSession struct {
@@ -91,7 +91,7 @@ type savedStep struct {
 // Save is the state of sessions, mappings, journals and pending expectations, for Load in another process. Packets that
 // wait are not in it: Release comes first.
 func (e *Engine) Save() ([]byte, error) {
-	s := state{Time: e.now, Last: e.last, Overflowed: e.overflowed}
+	s := state{Time: e.now, Last: e.last, Excuse: e.excuse}
 	families := map[*family]uint64{}
 	for _, from := range e.inOrder() {
 		to := savedSession{
@@ -194,7 +194,7 @@ func (e *Engine) Load(saved []byte) error {
 	}
 	n.helpers, n.ports, n.lookup, n.complete = e.helpers, e.ports, e.lookup, e.complete
 	n.missed, n.record = e.missed, e.record
-	n.stats, n.now, n.last, n.overflowed = e.stats, latest(e.now, s.Time), s.Last, s.Overflowed
+	n.stats, n.now, n.last, n.excuse = e.stats, latest(e.now, s.Time), s.Last, s.Excuse
 	l := loader{Engine: n, sessions: map[uint64]*session{}, families: map[uint64]*family{}, fresh: map[uint64]bool{}}
 	for i := range s.Sessions {
 		if err := l.session(&s.Sessions[i]); err != nil {

@@ -392,7 +392,7 @@ func (w *world) happen() {
 		old := w.engine
 		w.away(func() {
 			w.engine, w.up = old, true
-			w.engine.Overflowed()
+			w.engine.Overflowed(w.time())
 		})
 	}
 }
