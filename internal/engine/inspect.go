@@ -36,7 +36,7 @@ func (e *Engine) inspect(f *flow, dir helpers.Dir, data []byte, end bool) {
 	if kept := f.kept(dir); len(kept) > 0 {
 		all = append(kept, data...)
 		f.extra.streams[dir].kept = all
-		e.memory += len(data)
+		e.memory += cap(all) - cap(kept)
 	}
 	j := e.newJob(f, dir)
 	j.base = d.next - uint32(len(all))
@@ -140,7 +140,7 @@ func (e *Engine) commit(j *job) {
 	if _, ok := f.session.impl.(helpers.Rewriter); !ok {
 		hold = 0 // nothing will be changed
 	}
-	if over := len(rest) > backlog; over || e.memory+len(rest)-len(f.kept(j.dir)) > e.limits.Memory {
+	if over := len(rest) > backlog; over || e.memory+len(rest)-cap(f.kept(j.dir)) > e.limits.Memory {
 		if over {
 			e.tellError(f, j.dir, ErrorContract, e.offset(j, j.consumed), "more bytes are wanted than may be kept")
 		}

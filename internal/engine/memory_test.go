@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -182,6 +183,59 @@ func TestIdleFlowMemory(t *testing.T) {
 			t.Errorf("%s: %d flows, %d bytes each, more than %d", tt.name, n, each, tt.most)
 		}
 		runtime.KeepAlive(c)
+	}
+}
+
+// What is kept of streams takes no more memory than is allowed, however it is sent: single bytes behind holes, and long
+// segments of which one byte is kept.
+func TestStreamMemory(t *testing.T) {
+	const flows, allowed = 1000, 1 << 20
+	line := strings.Repeat("x", 60<<10) + "\n"
+	for _, tt := range []struct {
+		name string
+		send func(*peerflow)
+	}{
+		{"single bytes", func(f *peerflow) {
+			for i := range uint32(100) {
+				f.raw(orig, packet.ACK, f.next[orig]+2*i+1, f.next[reply], "x")
+			}
+		}},
+		{"long segments", func(f *peerflow) {
+			f.say(orig, "x")
+			f.say(orig, line+"x")
+		}},
+	} {
+		b := newBed(t, func(c *engine.Config) { c.Limits.Memory = allowed })
+		b.take = func(s *engine.Step) {
+			for _, v := range s.Verdicts {
+				delete(b.open, v.ID)
+			}
+		}
+		var last *peerflow
+		open := func(n int) *peerflow {
+			c := plainConn(helpers.TCP)
+			c.Orig.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), 5000)
+			c.Reply.Dst = c.Orig.Src
+			return b.tcp(c, 1000)
+		}
+		var all []*peerflow
+		for n := range flows {
+			last = open(n)
+			all = append(all, last)
+		}
+		before := heap()
+		for _, f := range all {
+			tt.send(f)
+		}
+		const extra = 400 // a flow that has anything has this, too
+		if used := int(heap() - before); used > 3*allowed/2+flows*extra {
+			t.Errorf("%s: %d bytes are kept, and %d are allowed", tt.name, used, allowed)
+		}
+		if n := b.e.Memory(); n == 0 || n > allowed {
+			t.Errorf("%s: the engine counts %d", tt.name, n)
+		}
+		runtime.KeepAlive(b)
+		runtime.KeepAlive(all)
 	}
 }
 

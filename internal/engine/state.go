@@ -354,7 +354,7 @@ func (e *loader) flow(from *savedFlow) error {
 			x := f.more()
 			x.streams[dir].ahead = append(x.streams[dir].ahead, chunk{p.Seq, p.Ack, p.Acks, p.Data})
 		}
-		e.memory += size(f.chunks(dir))
+		e.memory += cost(f.chunks(dir))
 		if s != nil && e.fresh[s.id] {
 			e.lose(f, dir)
 			d.skip, d.lost, f.late = 0, true, true

@@ -54,6 +54,15 @@ func (f *flow) chunks(dir helpers.Dir) []chunk {
 	return f.extra.streams[dir].ahead
 }
 
+// pieceCost is what a chunk takes beside its bytes: whoever sends single bytes must not take many times what is allowed.
+const pieceCost = 64
+
+// keptRoom is how much longer than twice its bytes a buffer may stay.
+const keptRoom = 256
+
+// cost is the memory that chunks take.
+func cost(chunks []chunk) int { return size(chunks) + pieceCost*len(chunks) }
+
 // chunk are bytes that were seen before others that belong in front of them.
 type chunk struct {
 	seq  uint32
@@ -226,7 +235,7 @@ func (e *Engine) crowded(f *flow, dir helpers.Dir, n int) bool {
 
 // keep stores a copy of bytes behind a hole, or bytes that must wait for a session's answers.
 func (e *Engine) keep(f *flow, dir helpers.Dir, c chunk) {
-	if ahead(c.seq+uint32(len(c.data)), f.dirs[dir].next) <= 0 || e.memory+len(c.data) > e.limits.Memory ||
+	if ahead(c.seq+uint32(len(c.data)), f.dirs[dir].next) <= 0 || e.memory+len(c.data)+pieceCost > e.limits.Memory ||
 		e.crowded(f, dir, len(c.data)) {
 		return
 	}
@@ -239,7 +248,7 @@ func (e *Engine) keep(f *flow, dir helpers.Dir, c chunk) {
 		return // a copy
 	}
 	c.data = slices.Clone(c.data)
-	e.memory += len(c.data)
+	e.memory += len(c.data) + pieceCost
 	f.more().streams[dir].ahead = slices.Insert(chunks, at, c)
 }
 
@@ -253,7 +262,7 @@ func size(chunks []chunk) (n int) {
 // shift forgets the first chunk of dir.
 func (e *Engine) shift(f *flow, dir helpers.Dir) {
 	s := &f.extra.streams[dir]
-	e.memory -= len(s.ahead[0].data)
+	e.memory -= cost(s.ahead[:1])
 	if s.ahead = slices.Delete(s.ahead, 0, 1); len(s.ahead) == 0 {
 		s.ahead = nil
 	}
@@ -262,13 +271,19 @@ func (e *Engine) shift(f *flow, dir helpers.Dir) {
 // setKept keeps a copy of b in place of what was kept of dir.
 func (e *Engine) setKept(f *flow, dir helpers.Dir, b []byte) {
 	old := f.kept(dir)
-	e.memory += len(b) - len(old)
 	switch {
 	case len(b) > 0:
-		f.more().streams[dir].kept = append(old[:0], b...)
+		to := old[:0]
+		if cap(old) > 2*len(b)+keptRoom {
+			to = nil // a long segment was in it
+		}
+		to = append(to, b...)
+		e.memory += cap(to)
+		f.more().streams[dir].kept = to
 	case len(old) > 0:
 		f.extra.streams[dir].kept = nil
 	}
+	e.memory -= cap(old)
 }
 
 // lose forgets all bytes that are kept of dir.
@@ -277,7 +292,7 @@ func (e *Engine) lose(f *flow, dir helpers.Dir) {
 		return
 	}
 	e.setKept(f, dir, nil)
-	e.memory -= size(f.chunks(dir))
+	e.memory -= cost(f.chunks(dir))
 	f.extra.streams[dir].ahead = nil
 }
 

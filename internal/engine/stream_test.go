@@ -434,7 +434,7 @@ func TestHoleIsGivenUp(t *testing.T) {
 		}
 	})
 	t.Run("memory", func(t *testing.T) {
-		b := newBed(t, func(c *engine.Config) { c.Limits.Memory = 150 })
+		b := newBed(t, func(c *engine.Config) { c.Limits.Memory = 250 })
 		f := b.tcp(plainConn(helpers.TCP), 1000)
 		f.raw(orig, packet.ACK, f.next[orig]+10, f.next[reply], strings.Repeat("y", 100))
 		f.raw(orig, packet.ACK, f.next[orig]+200, f.next[reply], strings.Repeat("y", 100))
