@@ -113,7 +113,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		e.reach(f, dir, seq)
 		d.resumed = d.next != at
 	}
-	if ahead(seq, d.next) > 0 && e.wereLost(f) && !e.giveUp(f, dir, seq) {
+	if ahead(seq, d.next) > 0 && len(data) > 0 && f.stuck(dir) && e.wereLost(f) && !e.giveUp(f, dir, seq) {
 		e.later(f, dir, p, v)
 		return
 	}
@@ -157,6 +157,10 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 
 // askEvery is how often a hole makes the engine ask whether packets were lost.
 const askEvery = 100 * time.Millisecond
+
+// stuck tells whether new bytes of dir behind a hole cannot wait for what fills it: under NAT they must not leave before
+// they are read, and else if the other direction waits, too. A hole may as well be of the wire, and be filled.
+func (f *flow) stuck(dir helpers.Dir) bool { return f.nat != nil || len(f.chunks(dir.Other())) > 0 }
 
 // wereLost tells whether packets were lost since the flow's holes were given up.
 func (e *Engine) wereLost(f *flow) bool {

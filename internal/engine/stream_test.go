@@ -495,6 +495,27 @@ func TestHolesOfBothDirections(t *testing.T) {
 	}
 }
 
+// Packets were lost in the queue, but what is missing here was lost on the wire, and comes again.
+func TestHoleOfTheWire(t *testing.T) {
+	for _, conn := range []engine.Conn{plainConn(helpers.TCP), snatConn(helpers.TCP)} {
+		b := newBed(t, nil)
+		f := b.tcp(conn, 1000)
+		b.e.Overflowed(b.now)
+		const text = "open tcp 10.0.0.1:4000\n"
+		seq := f.next[orig]
+		f.next[orig] += uint32(len(text))
+		f.send(orig, packet.ACK, "")
+		if conn == plainConn(helpers.TCP) {
+			f.say(orig, "hello\n")
+		}
+		f.send(orig, packet.ACK|packet.FIN, "")
+		f.raw(orig, packet.ACK, seq, f.next[reply], text)
+		if n := b.e.Stats().Announced; n != 1 {
+			t.Errorf("%d announced: the copy was not read", n)
+		}
+	}
+}
+
 // Somebody deletes the entry of a connection that goes on: its session does too, and the kernel is told again what it
 // has to adjust. What was pending is taken back.
 func TestVanished(t *testing.T) {
