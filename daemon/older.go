@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
@@ -17,65 +18,123 @@ func (d *daemon) install(cfg *config.Config) error {
 		if err != nil {
 			return err
 		}
-		if err := d.renew(cfg, all); err != nil {
-			return err
+		if err := d.renew(cfg, all); err != nil { // nothing may stay on hold
+			return errors.Join(err, d.setRules(d.rules(cfg)))
 		}
 	}
 	return d.setRules(d.rules(cfg))
 }
 
-// renew replaces the entries of connections. Packets of their ports are on hold meanwhile: one that came between the old
-// entry and the new would make a third, or meet the firewall itself.
+const (
+	heldAtMost  = 5 * time.Second        // should this process die meanwhile
+	heldAtOnce  = 2048                   // connections whose packets are dropped at a time: for less than TCP waits to repeat one
+	betweenHold = 100 * time.Millisecond // for which all packets pass then
+	betweenRead = 256                    // entries, so that their ends do not fill the socket that tells of them
+)
+
+// renew replaces the entries of connections, so many at a time that none is held up for long.
 func (d *daemon) renew(cfg *config.Config, all []flows.Flow) error {
 	if len(all) == 0 {
 		return nil
 	}
+	renewed, turns := 0, 0
+	for part := range slices.Chunk(all, heldAtOnce) {
+		if turns > 0 {
+			if err := d.rest(); err != nil {
+				return err
+			}
+			read := d.read()
+			part = slices.DeleteFunc(part, func(f flows.Flow) bool { return read.has(&f) })
+		}
+		turns++
+		n, err := d.replace(cfg, part)
+		if err != nil {
+			return err
+		}
+		renewed += n
+	}
+	d.log.Info("connections under NAT that began before have new entries: their numbers can be adjusted",
+		"connections", renewed, "turns", turns)
+	return d.tables.noteExisting(cfg)
+}
+
+// replace replaces the entries of some connections. Packets of their ports are on hold meanwhile: one that came between
+// the old entry and the new would make a third, or meet the firewall itself.
+func (d *daemon) replace(cfg *config.Config, part []flows.Flow) (renewed int, err error) {
 	hold := d.rules(cfg)
-	for i := range all {
-		hold.Hold = append(hold.Hold, all[i].Orig.Dst.Port(), all[i].Reply.Src.Port())
+	hold.HoldUntil = time.Now().Add(heldAtMost)
+	for i := range part {
+		hold.Hold = append(hold.Hold, part[i].Orig.Dst.Port(), part[i].Reply.Src.Port())
 	}
 	slices.Sort(hold.Hold)
 	hold.Hold = slices.Compact(hold.Hold)
 	if err := d.setRules(hold); err != nil {
-		return err
+		return 0, err
 	}
-	const often = 256 // so that the ends of the old entries do not fill the socket that tells of them
-	renewed := 0
-	for i := range all {
-		if i%often == often-1 {
+	var kept, lost failures
+	for i := range part {
+		if i%betweenRead == betweenRead-1 {
 			if err := d.events(); err != nil {
-				return err
+				return renewed, err
 			}
 		}
-		switch err := d.tables.flows.Replace(&all[i]); {
+		switch err := d.tables.flows.Replace(&part[i]); {
 		case err == nil:
 			renewed++
 		case errors.Is(err, flows.ErrNotFound): // it has ended
 		case errors.Is(err, flows.ErrNotReplaceable):
-			d.log.Warn("a connection under NAT is older than this daemon: announcements of another length are refused", "error", err)
+			kept.add(err)
 		default:
-			d.log.Error("a connection under NAT lost its entry in the connection table", "error", err)
+			lost.add(err)
 		}
 	}
-	d.log.Info("connections under NAT that began before have new entries: their numbers can be adjusted", "connections", renewed)
-	if err := d.events(); err != nil {
+	if kept.n > 0 {
+		d.log.Warn("connections under NAT are older than this daemon: announcements of another length are refused",
+			"connections", kept.n, "first", kept.first)
+	}
+	if lost.n > 0 {
+		d.log.Error("connections under NAT lost their entries in the connection table", "connections", lost.n, "first", lost.first)
+	}
+	return renewed, d.events()
+}
+
+// failures are told together: there may be as many as connections.
+type failures struct {
+	n     int
+	first error
+}
+
+func (f *failures) add(err error) {
+	if f.n++; f.n == 1 {
+		f.first = err
+	}
+}
+
+// rest lets packets pass for a while, by the rules that were there before; a daemon that reads already reads them.
+func (d *daemon) rest() error {
+	r := d.rules(d.cfg)
+	if !d.running || d.guard.broken { // then there were none, or nobody served them
+		r.Manual = r.Manual || !d.cfg.FailClosed
+	}
+	if err := d.setRules(r); err != nil {
 		return err
 	}
-	return d.tables.noteExisting(cfg)
+	if d.running {
+		d.unlock()
+		defer d.mu.Lock()
+	}
+	time.Sleep(betweenHold)
+	return nil
 }
 
 // rigid are the established connections at the helpers' ports that are under NAT and whose numbers the kernel cannot
 // adjust. Those that are read already are left out: their end would be taken for the connection's.
 func (d *daemon) rigid(cfg *config.Config) (out []flows.Flow, err error) {
-	read := map[connection]struct{}{}
-	for c := range d.engine.Connections() {
-		read[connection{c.Transport, c.Orig, c.Zone}] = struct{}{}
-	}
+	read := d.read()
 	var under []flows.Flow
 	control := controlPorts(cfg)
 	err = d.tables.flows.Each(func(f *flows.Flow) {
-		_, known := read[connection{f.Transport, f.Orig, f.Zone}]
-		if f.Transport == helpers.TCP && f.Established() && f.Translated() && control.has(f) && !known {
+		if f.Transport == helpers.TCP && f.Established() && f.Translated() && control.has(f) && !read.has(f) {
 			under = append(under, *f)
 		}
 	})
@@ -89,4 +148,21 @@ func (d *daemon) rigid(cfg *config.Config) (out []flows.Flow, err error) {
 		}
 	}
 	return out, err
+}
+
+// connections are those of some entries of the connection table.
+type connections map[connection]struct{}
+
+func (c connections) has(f *flows.Flow) bool {
+	_, ok := c[connection{f.Transport, f.Orig, f.Zone}]
+	return ok
+}
+
+// read are the connections that the engine reads.
+func (d *daemon) read() connections {
+	all := connections{}
+	for c := range d.engine.Connections() {
+		all[connection{c.Transport, c.Orig, c.Zone}] = struct{}{}
+	}
+	return all
 }

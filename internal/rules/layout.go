@@ -68,7 +68,8 @@ func rawChains(cfg *Config) []chain {
 	jumps := []rule{{"", []term{l4protos{helpers.TCP, helpers.UDP}, jump("shadow")}}}
 	if len(cfg.Hold) > 0 {
 		for _, side := range []ports{{thDport, cfg.Hold}, {thSport, cfg.Hold}} {
-			jumps = append(jumps, rule{"on hold", []term{l4proto(helpers.TCP), side, counter{}, drop{}}})
+			jumps = append(jumps, rule{"on hold", []term{
+				l4proto(helpers.TCP), side, before(cfg.HoldUntil), counter{}, drop{}}})
 		}
 	}
 	return []chain{

@@ -282,6 +282,17 @@ func mask4(mask []byte) expression {
 	}}
 }
 
+// bigEndian turns a number of n bytes into the order in which numbers are compared.
+func bigEndian(n uint32) expression {
+	return expression{"byteorder", func(ae attributes) {
+		ae.Uint32(unix.NFTA_BYTEORDER_SREG, register)
+		ae.Uint32(unix.NFTA_BYTEORDER_DREG, register)
+		ae.Uint32(unix.NFTA_BYTEORDER_OP, unix.NFT_BYTEORDER_HTON)
+		ae.Uint32(unix.NFTA_BYTEORDER_LEN, n)
+		ae.Uint32(unix.NFTA_BYTEORDER_SIZE, n)
+	}}
+}
+
 func compare(op uint32, value []byte) expression {
 	return expression{"cmp", func(ae attributes) {
 		ae.Uint32(unix.NFTA_CMP_SREG, register)

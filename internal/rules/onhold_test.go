@@ -20,7 +20,7 @@ func TestOnHold(t *testing.T) {
 	held := b.connect(b.client, netip.AddrPortFrom(serverAddr.v4, 21))
 	other := b.connect(b.client, netip.AddrPortFrom(serverAddr.v4, 22))
 	cfg := ftp(f)
-	cfg.Hold = []uint16{21, 2121}
+	cfg.Hold, cfg.HoldUntil = []uint16{21, 2121}, time.Now().Add(time.Hour)
 	b.install(cfg)
 	if err := talk(other); err != nil {
 		t.Errorf("another port: %v", err)
@@ -44,5 +44,18 @@ func TestOnHold(t *testing.T) {
 	held.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, err := held.Read(got); err != nil || string(got[:n]) != "hello" {
 		t.Errorf("after the hold %q, %v", got[:n], err)
+	}
+
+	cfg.HoldUntil = time.Now().Add(time.Second) // and whoever put it in place dies
+	b.install(cfg)
+	if _, err := held.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	held.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := held.Read(got); err != nil || string(got[:n]) != "hello" {
+		t.Errorf("after a hold that ended by itself %q, %v", got[:n], err)
+	}
+	if left := time.Until(cfg.HoldUntil); left > 0 {
+		t.Errorf("it came through %v before its end", left)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -24,8 +25,9 @@ type Config struct {
 	// only what they cannot say or should not have to: the ct expectation object and the drop of port 0.
 	Manual bool
 	// Hold are ports whose TCP packets are dropped before conntrack, while entries of its table are replaced. Text
-	// does not have them.
-	Hold []uint16
+	// does not have them. The hold ends at HoldUntil by itself, should nobody be left to end it.
+	Hold      []uint16
+	HoldUntil time.Time
 }
 
 // Helper is one helper's part of the rules.

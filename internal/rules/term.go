@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -190,6 +191,21 @@ func (oifLo) exprs(*batch) []expression {
 	return []expression{
 		loadMeta(unix.NFT_META_OIF),
 		equal(binary.NativeEndian.AppendUint32(nil, 1)),
+	}
+}
+
+// before holds until a time of the machine's clock.
+type before time.Time
+
+func (t before) text() string {
+	return fmt.Sprintf("meta time < %q", time.Time(t).UTC().Format(time.DateTime))
+}
+
+func (t before) exprs(*batch) []expression {
+	const timeNS = 30 // NFT_META_TIME_NS, a number of 64 bits in the machine's byte order
+	return []expression{
+		loadMeta(timeNS), bigEndian(8),
+		compare(unix.NFT_CMP_LT, binary.BigEndian.AppendUint64(nil, uint64(time.Time(t).UnixNano()))),
 	}
 }
 
