@@ -54,7 +54,12 @@ func openDriver(name config.Driver, cfg queue.Config) (driver, error) {
 
 // serve begins to read the queues, each on a thread of its own: it waits in a system call. All share one engine, which
 // costs a fraction of the system calls around it.
+//
+// Go's scheduler leaves a thread that waits in a system call its processor (P) as long as another one is idle. So there
+// are more of them than threads that wait, even on a machine with one core: else a second thread would look for such
+// waits every 20 us, and each packet after a pause would have to get a processor back.
 func (d *daemon) serve() {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), len(d.queues)+1))
 	d.ended, d.wake = make(chan error, len(d.queues)), make(chan struct{}, 1)
 	for i := range d.queues {
 		d.serving.Go(func() {
