@@ -43,23 +43,26 @@ type Engine struct {
 	timers   timers
 	last     names
 
-	now     time.Time // of the newest packet or Tick
-	cause   cause
-	ticking bool      // a Tick was interrupted by a ticket
-	losses  uint8     // how often it was known that packets were lost before they came here; wraps
-	excuse  time.Time // until then a connection may be met late because of it
-	lossy   time.Time // until then there may be several holes in a stream, of one loss
-	lost    uint64    // what missed said
-	asked   time.Time // when it was asked
-	step    Step
-	owed    []Request // for the next Step
-	out     []byte    // packets of the step's verdicts
-	bytes   []byte
-	event   Event
-	scratch helpers.Result
-	jobs    []*job // not in use
-	fetched uint32 // keeps what Prepare reads from being left out
-	stats   Stats
+	now      time.Time // of the newest packet or Tick
+	cause    cause
+	ticking  bool      // a Tick was interrupted by a ticket
+	losses   uint8     // how often it was known that packets were lost before they came here; wraps
+	excuse   time.Time // until then a connection may be met late because of it
+	lossy    time.Time // until then there may be several holes in a stream, of one loss
+	lost     uint64    // what missed said
+	asked    time.Time // when it was asked
+	step     Step
+	owed     []Request // for the next Step
+	out      []byte    // packets of the step's verdicts
+	bytes    []byte
+	event    Event
+	scratch  helpers.Result
+	jobs     []*job // not in use
+	prepared []prepared
+	handled  int      // of prepared
+	single   prepared // a packet that Prepare has not seen
+	fetched  uint32   // keeps what Prepare reads from being left out
+	stats    Stats
 }
 
 // names are the last ones given.
@@ -95,7 +98,7 @@ func (e *Engine) Handle(p Packet) *Step {
 // begin empties the Step. Time never goes back.
 func (e *Engine) begin(now time.Time) {
 	clear(e.step.Requests)
-	e.step = Step{Requests: append(e.step.Requests[:0], e.owed...), Verdicts: e.step.Verdicts[:0]}
+	e.step.Requests, e.step.Verdicts, e.step.Ticket = append(e.step.Requests[:0], e.owed...), e.step.Verdicts[:0], 0
 	e.owed = nil
 	e.out = e.out[:0]
 	if now.After(e.now) {
@@ -105,13 +108,14 @@ func (e *Engine) begin(now time.Time) {
 
 // handle takes a packet for the first time, or after it has waited for its session.
 func (e *Engine) handle(p *Packet) {
-	var v packet.View
-	if v.Decode(p.Data) != nil {
+	seen := e.decode(p.Data)
+	if seen == nil {
 		e.stats.Undecodable++
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
 		return
 	}
-	f, dir := e.find(p, &v)
+	v := &seen.view
+	f, dir := e.find(p, seen)
 	if f == nil {
 		e.stats.Unknown++
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
@@ -122,18 +126,18 @@ func (e *Engine) handle(p *Packet) {
 	}
 	e.flows.touch(f)
 	if f.closed() {
-		e.pass(f, dir, p.ID, &v)
+		e.pass(f, dir, p.ID, v)
 		return
 	}
 	if f.session.job != nil {
-		e.later(f, dir, p, &v)
+		e.later(f, dir, p, v)
 		return
 	}
 	e.cause = cause{packet: p.ID, time: p.Time, dir: dir}
 	if v.Transport() == helpers.UDP {
-		e.datagram(f, dir, p, &v)
+		e.datagram(f, dir, p, v)
 	} else {
-		e.segment(f, dir, p, &v)
+		e.segment(f, dir, p, v)
 	}
 	f.slim()
 }
@@ -510,7 +514,8 @@ func (e *Engine) abandon(j *job) {
 		if p.Conn != nil {
 			zone = p.Conn.Zone
 		}
-		k := show(&v, zone)
+		k := show(&v)
+		k.zone = zone
 		of, dir := e.flows.find(&k)
 		if of == nil {
 			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})

@@ -105,6 +105,15 @@ func (f *flow) orig() helpers.Tuple {
 
 func (f *flow) reply() helpers.Tuple { return f.key.tuple().Turned() }
 
+// tuples are those of both directions.
+func (f *flow) tuples() (orig, reply helpers.Tuple) {
+	reply = f.reply()
+	if f.nat != nil {
+		return f.orig(), reply
+	}
+	return reply.Turned(), reply
+}
+
 func (f *flow) transport() helpers.Transport { return f.key.transport }
 
 // seenAs are the keys of a connection's packets; zone is 0 where the queue does not tell it.
@@ -113,13 +122,14 @@ func seenAs(c *Conn, zone uint16) [2]key {
 }
 
 // find gives the flow of a packet, and makes it if a helper reads it; nil: none does.
-func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
+func (e *Engine) find(p *Packet, seen *prepared) (*flow, helpers.Dir) {
 	zone := uint16(0)
 	if p.Conn != nil {
 		zone = p.Conn.Zone
 	}
-	k := show(v, zone)
-	f, dir := e.flows.find(&k)
+	v, k := &seen.view, &seen.key
+	k.zone = zone
+	f, dir := e.flows.findHashed(k, seen.hash)
 	if f != nil {
 		if !e.replaced(f, dir, p.Conn, zone, v) && (!f.cut() || e.rejoin(f, p, v)) {
 			return f, dir
@@ -136,7 +146,7 @@ func (e *Engine) find(p *Packet, v *packet.View) (*flow, helpers.Dir) {
 	if f = e.open(&c, zone, v, p.ID); f == nil {
 		return nil, 0
 	}
-	if k != f.key {
+	if *k != f.key {
 		return f, helpers.Reply
 	}
 	return f, helpers.Original

@@ -137,8 +137,10 @@ func (e *Engine) commit(j *job) {
 		backlog = defaultBacklog
 	}
 	hold := j.out.Hold
-	if _, ok := f.session.impl.(helpers.Rewriter); !ok {
-		hold = 0 // nothing will be changed
+	if hold > 0 {
+		if _, ok := f.session.impl.(helpers.Rewriter); !ok {
+			hold = 0 // nothing will be changed
+		}
 	}
 	if over := len(rest) > backlog; over || e.memory+len(rest)-cap(f.kept(j.dir)) > e.limits.Memory {
 		if over {

@@ -42,12 +42,15 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 	} else {
 		j = &job{}
 	}
-	out, plans, edits := j.out, j.plans[:0], j.edits[:0]
-	out.Reset()
-	*j = job{flow: f, dir: dir, udp: f.transport() == helpers.UDP, cause: e.cause, out: out, plans: plans, edits: edits}
-	j.view = helpers.Flow{
-		ID: f.id, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(), Late: f.late,
+	// It is large, so what is always set before it is read is not cleared.
+	j.flow, j.dir, j.udp, j.cause = f, dir, f.transport() == helpers.UDP, e.cause
+	j.out.Reset()
+	j.plans, j.edits, j.changed = j.plans[:0], j.edits[:0], nil
+	if j.ticket != 0 || j.adjust.Transport != 0 {
+		j.ticket, j.adjust, j.adjusting = 0, Adjust{}, false
 	}
+	j.view.ID, j.view.Transport, j.view.Late, j.view.Announced = f.id, f.transport(), f.late, nil
+	j.view.Orig, j.view.Reply = f.tuples()
 	if f.extra != nil {
 		j.view.Announced = f.extra.announced
 	}
@@ -239,8 +242,12 @@ func (e *Engine) undo(j *job, why Reason) {
 // rewrite asks the helper for its edits, and the kernel for what they need.
 func (e *Engine) rewrite(j *job) {
 	f := j.flow
+	if f.nat == nil || j.foreign {
+		e.conclude(j)
+		return
+	}
 	w, ok := f.session.impl.(helpers.Rewriter)
-	if f.nat == nil || !ok || j.foreign {
+	if !ok {
 		e.conclude(j)
 		return
 	}
@@ -354,9 +361,6 @@ func (e *Engine) conclude(j *job) {
 	s.job = nil
 	if wait := f.waiting(); j.udp && len(wait) > 0 && j.ticket != 0 {
 		wait[0].payload = j.changed // nothing else of the flow can wait before it
-	}
-	if j.ticket == 0 && !j.udp {
-		j.seg = helpers.Segment{}
 	}
 	e.jobs = append(e.jobs, j)
 }

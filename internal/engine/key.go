@@ -25,9 +25,9 @@ func pack(t helpers.Transport, tu helpers.Tuple, zone uint16) key {
 	}
 }
 
-// show is what a packet shows.
-func show(v *packet.View, zone uint16) key {
-	k := key{zone: zone, transport: v.Transport()}
+// show is what a packet shows. It does not show its zone.
+func show(v *packet.View) key {
+	k := key{transport: v.Transport()}
 	src, dst := v.Addresses()
 	if k.ipv6 = len(src) == len(k.src); k.ipv6 {
 		copy(k.src[:], src)
@@ -46,6 +46,12 @@ func (k *key) turned() key {
 	t := *k
 	t.src, t.dst, t.srcPort, t.dstPort = k.dst, k.src, k.dstPort, k.srcPort
 	return t
+}
+
+// answers tells whether o is the key of the answers.
+func (k *key) answers(o *key) bool {
+	return k.srcPort == o.dstPort && k.dstPort == o.srcPort && k.src == o.dst && k.dst == o.src && k.zone == o.zone &&
+		k.transport == o.transport && k.ipv6 == o.ipv6
 }
 
 // either is the same for both directions of a connection without NAT.
@@ -70,11 +76,10 @@ func (k *key) of(src, dst netip.AddrPort) bool {
 }
 
 func unpack(b [16]byte, ipv6 bool) netip.Addr {
-	if a := netip.AddrFrom16(b); ipv6 {
-		return a
-	} else {
-		return a.Unmap()
+	if ipv6 {
+		return netip.AddrFrom16(b)
 	}
+	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
 // end is one end point in a table.

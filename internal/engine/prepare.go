@@ -7,54 +7,68 @@ import (
 	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
-const (
-	batch = 32   // packets whose memory is fetched at once: more than a processor has requests under way
-	few   = 4096 // flows that a processor's cache holds anyway
-)
+// fetches is how many packets' memory is fetched at once: more than a processor has requests under way.
+const fetches = 32
 
-// Prepare reads what Handle will need for the packets that are next, and changes nothing. Among many flows nearly all of
-// a packet's time is waiting for memory: for its slot, then its flow, then its session. Here the packets of a batch wait
-// for theirs together.
+// prepared is what Prepare has found out about a packet.
+type prepared struct {
+	view packet.View
+	key  key // without the zone, which Prepare does not know
+	hash uint32
+}
+
+// Prepare looks at the packets that are next, in the order in which Handle will get them, and changes nothing. Most of a
+// packet's time here is waiting for memory: for its slot, then its flow, then its session. The packets of a batch wait
+// for theirs together. Their bytes must not change before Handle gets them.
 func (e *Engine) Prepare(packets [][]byte) {
-	if e.flows.count < few {
-		return
+	e.prepared, e.handled = e.prepared[:0], 0
+	for _, data := range packets {
+		var p prepared
+		if p.view.Decode(data) == nil {
+			p.key = show(&p.view)
+			p.hash = e.flows.hash(&p.key)
+			e.prepared = append(e.prepared, p)
+		}
 	}
-	for len(packets) > batch {
-		e.fetch(packets[:batch])
-		packets = packets[batch:]
-	}
-	if len(packets) > 1 {
-		e.fetch(packets)
+	for rest := e.prepared; len(rest) > 0; rest = rest[min(fetches, len(rest)):] {
+		e.fetch(rest[:min(fetches, len(rest))])
 	}
 }
 
-// fetch has a loop for each step, so that the processor need not wait for one packet's memory to ask for the next one's.
-func (e *Engine) fetch(packets [][]byte) {
-	var hashes [batch]uint32
-	var flows [batch]*flow
-	var sessions [batch]*session
-	n := 0
-	for _, data := range packets {
-		var v packet.View
-		if v.Decode(data) == nil {
-			k := show(&v, 0)
-			hashes[n] = e.flows.hash(&k)
-			n++
+// decode is what Prepare has found out about the packet at hand, or what is found out now; nil: it cannot be decoded.
+func (e *Engine) decode(data []byte) *prepared {
+	if e.handled < len(e.prepared) {
+		if p := &e.prepared[e.handled]; len(data) > 0 && unsafe.SliceData(data) == unsafe.SliceData(p.view.Data()) {
+			e.handled++
+			return p
 		}
 	}
+	p := &e.single
+	if p.view.Decode(data) != nil {
+		return nil
+	}
+	p.key = show(&p.view)
+	p.hash = e.flows.hash(&p.key)
+	return p
+}
+
+// fetch has a loop for each step, so that the processor need not wait for one packet's memory to ask for the next one's.
+func (e *Engine) fetch(packets []prepared) {
+	var flows [fetches]*flow
+	var sessions [fetches]*session
 	mask := uint32(len(e.flows.slots) - 1)
-	for i, h := range hashes[:n] {
-		if s := &e.flows.slots[h&mask]; s.place > 0 {
+	for i := range packets {
+		if s := &e.flows.slots[packets[i].hash&mask]; s.place > 0 {
 			flows[i] = e.flows.at(int(s.place - 1))
 		}
 	}
-	for i, f := range flows[:n] {
+	for i, f := range flows[:len(packets)] {
 		if f != nil {
 			sessions[i] = f.session
 			e.fetched += uint32(f.key.transport) + f.dirs[0].next + f.dirs[1].next + f.place
 		}
 	}
-	for _, s := range sessions[:n] {
+	for _, s := range sessions[:len(packets)] {
 		if s == nil || s.job != nil {
 			continue
 		}

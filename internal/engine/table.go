@@ -49,8 +49,11 @@ func (t *table) hash(k *key) uint32 {
 }
 
 // find is the flow whose packets show k, and their direction; nil: there is none.
-func (t *table) find(k *key) (*flow, helpers.Dir) {
-	h, mask := t.hash(k), uint32(len(t.slots)-1)
+func (t *table) find(k *key) (*flow, helpers.Dir) { return t.findHashed(k, t.hash(k)) }
+
+// findHashed is find with the hash of k.
+func (t *table) findHashed(k *key, h uint32) (*flow, helpers.Dir) {
+	mask := uint32(len(t.slots) - 1)
 	for i := h & mask; t.slots[i].place > 0; i = (i + 1) & mask {
 		if t.slots[i].hash != h {
 			continue
@@ -58,7 +61,7 @@ func (t *table) find(k *key) (*flow, helpers.Dir) {
 		switch f := t.at(int(t.slots[i].place - 1)); {
 		case f.key == *k:
 			return f, helpers.Original
-		case f.seen(helpers.Reply) == *k:
+		case f.nat == nil && f.key.answers(k), f.nat != nil && f.nat.reply == *k:
 			return f, helpers.Reply
 		}
 	}
