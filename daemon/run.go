@@ -104,6 +104,7 @@ type daemon struct {
 	log     *slog.Logger
 	tables  *tables
 	engine  *engine.Engine
+	steps   engine.Batch
 	guard   ruleGuard
 	touched uint64    // by bits: the queues that have verdicts to send
 	next    [][]byte  // the packets at hand, for engine.Prepare
@@ -133,9 +134,11 @@ func (d *daemon) start() (err error) {
 		return err
 	}
 	d.tables.kernel.Repaired = d.repaired
-	if d.engine, err = engine.New(d.engineConfig(d.cfg)); err != nil {
+	fresh, err := engine.New(d.engineConfig(d.cfg))
+	if err != nil {
 		return err
 	}
+	d.use(fresh)
 	d.leftovers()
 	d.takeOver()
 	if err := d.openQueues(); err != nil {
@@ -172,6 +175,12 @@ func (d *daemon) leftovers() {
 		d.log.Info("an earlier run left something: it is taken over", "table", table,
 			"shadows", kernel.Shadows, "expectations", kernel.Expectations)
 	}
+}
+
+// use makes e the engine.
+func (d *daemon) use(e *engine.Engine) {
+	d.engine = e
+	d.steps = engine.Batch{Engine: e, Table: d.tables, Verdict: d.verdict}
 }
 
 // takeOver goes on with what an earlier run left, if it is there and whole.

@@ -178,13 +178,16 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 		if p.Conntrack != nil {
 			in.Conn = d.tables.packetConn(p)
 		}
-		d.drive(d.engine.Handle(in))
+		d.steps.Add(d.engine.Handle(in))
 	}
+	d.steps.Do()
+	d.settle()
 }
 
 // drive carries out a step of the engine.
 func (d *daemon) drive(s *engine.Step) {
-	engine.Drive(d.engine, s, d.tables, d.verdict)
+	d.steps.Add(s)
+	d.steps.Do()
 	d.settle()
 }
 

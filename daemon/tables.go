@@ -344,7 +344,7 @@ func (d *daemon) loadState(state []byte) error {
 		if e != nil {
 			return errors.Join(err, e)
 		}
-		d.engine = fresh
+		d.use(fresh)
 	}
 	return err
 }

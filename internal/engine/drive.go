@@ -6,28 +6,75 @@ type Table interface {
 	Do(requests []Request, answers []error)
 }
 
-// Drive is the loop that daemon, replay and simulation share: requests, answers, and only then the verdicts.
-// A nil verdict function drops them (a replay has nobody to give them to).
+// Drive carries out one step: requests, answers, and only then the verdicts. A nil verdict function drops them (a replay
+// has nobody to give them to).
 func Drive(e *Engine, s *Step, table Table, verdict func(Verdict)) {
-	var answers []error
-	for {
-		if n := len(s.Requests); n > 0 {
-			if cap(answers) < n {
-				answers = make([]error, n)
+	b := Batch{Engine: e, Table: table, Verdict: verdict}
+	b.Add(s)
+	b.Do()
+}
+
+// Batch is the loop that daemon, replay and simulation share. It gathers the requests that the packets of a batch make,
+// so that a table has them all at once; what waits for them is its own session only. A batch may be used again.
+type Batch struct {
+	Engine  *Engine
+	Table   Table
+	Verdict func(Verdict) // nil: nobody wants to know
+
+	requests []Request
+	answers  []error // to the first requests: those that were carried out
+	tickets  []ticket
+}
+
+// ticket is what waits for the answers to some of the requests.
+type ticket struct {
+	Ticket
+	first, last int
+}
+
+// Add takes a step. Its verdicts are given behind its requests. What has to wait waits for Do.
+func (b *Batch) Add(s *Step) {
+	first := len(b.requests)
+	b.requests = append(b.requests, s.Requests...)
+	if s.Ticket != 0 {
+		b.tickets = append(b.tickets, ticket{s.Ticket, first, len(b.requests)})
+	}
+	if len(s.Requests) > 0 && (s.Ticket == 0 || len(s.Verdicts) > 0) {
+		b.carryOut(len(b.requests))
+	}
+	if b.Verdict != nil {
+		for _, v := range s.Verdicts {
+			b.Verdict(v)
+		}
+	}
+}
+
+// Do carries out what was added, and what follows from the answers.
+func (b *Batch) Do() {
+	for i := 0; i < len(b.tickets); i++ {
+		t := b.tickets[i]
+		b.carryOut(t.last)
+		b.Add(b.Engine.Resume(t.Ticket, b.answers[t.first:t.last]))
+	}
+	clear(b.requests)
+	clear(b.answers)
+	b.requests, b.answers, b.tickets = b.requests[:0], b.answers[:0], b.tickets[:0]
+}
+
+// carryOut has the table do at least the first n requests, and more if they are there; but behind an adjustment comes its
+// packet's verdict before anything else.
+func (b *Batch) carryOut(n int) {
+	for done := len(b.answers); done < n; done = len(b.answers) {
+		to := len(b.requests)
+		for i := done; i < to; i++ {
+			if b.requests[i].Adjust != nil {
+				to = max(i+1, min(n, to))
+				break
 			}
-			answers = answers[:n]
-			table.Do(s.Requests, answers)
-		} else {
-			answers = answers[:0]
 		}
-		if verdict != nil {
-			for _, v := range s.Verdicts {
-				verdict(v)
-			}
+		for len(b.answers) < to {
+			b.answers = append(b.answers, nil)
 		}
-		if s.Ticket == 0 {
-			return
-		}
-		s = e.Resume(s.Ticket, answers)
+		b.Table.Do(b.requests[done:to], b.answers[done:to])
 	}
 }

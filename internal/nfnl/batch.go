@@ -50,6 +50,7 @@ type op struct {
 	name     string
 	start    int // in Batch.out
 	answered bool
+	silent   bool // only an error is answered
 	errno    unix.Errno
 	failed   error
 	into     *Connection // what is asked for
@@ -120,50 +121,58 @@ func (b *Batch) Do() error {
 }
 
 // exchange sends the messages first to last in one system call. The kernel works on them before that returns
-// (netlink_unicast_kernel), so that all answers are there.
+// (netlink_unicast_kernel), so that all answers are there. It answers every error, asked or not (netlink_rcv_skb): only
+// the last message asks, and its answer says of those before that what was not complained of is done.
 func (b *Batch) exchange(first, last int) error {
 	from, to := b.ops[first].start, len(b.out)
 	if last < len(b.ops) {
 		to = b.ops[last].start
 	}
-	base, missing := b.c.seq+1, 0
+	base := b.c.seq + 1
 	for i := first; i < last; i++ {
-		next := to
+		o, next := &b.ops[i], to
 		if i+1 < last {
 			next = b.ops[i+1].start
 		}
-		if !b.ops[i].answered {
-			missing++
+		header := b.out[o.start:]
+		binary.NativeEndian.PutUint32(header, uint32(next-o.start))
+		flags := binary.NativeEndian.Uint16(header[6:])
+		if o.silent = i+1 < last && flags&unix.NLM_F_ACK != 0; o.silent {
+			binary.NativeEndian.PutUint16(header[6:], flags&^unix.NLM_F_ACK)
 		}
-		header := b.out[b.ops[i].start:]
-		binary.NativeEndian.PutUint32(header, uint32(next-b.ops[i].start))
 		b.c.seq++
 		binary.NativeEndian.PutUint32(header[8:], b.c.seq)
 	}
 	if _, err := unix.Write(b.c.s.fd, b.out[from:to]); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
-	for missing > 0 {
-		n, err := b.c.s.receive(missing)
+	ops, lost := b.ops[first:last], false
+	for !ops[len(ops)-1].answered {
+		n, err := b.c.s.receive(slots)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil // nothing more will come
 		case errors.Is(err, unix.ENOBUFS):
-			continue // what is missing stays unanswered
+			lost = true // what is missing stays unanswered
+			continue
 		case err != nil:
 			return fmt.Errorf("receive: %w", err)
 		}
 		for i := range n {
 			data, whole := b.c.s.datagram(i)
-			missing -= b.take(b.ops[first:last], base, data, whole)
+			b.take(ops, base, data, whole)
+		}
+	}
+	for i := range ops {
+		if o := &ops[i]; o.silent && !lost {
+			o.answered = true
 		}
 	}
 	return nil
 }
 
-// take reads the answers in a datagram to ops, the first of which has the sequence number base. It says how many ops
-// are answered by it.
-func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) (answered int) {
+// take reads the answers in a datagram to ops, the first of which has the sequence number base.
+func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) {
 	for m := (messages{rest: data}); m.next(); {
 		at := m.seq - base
 		if at >= uint32(len(ops)) || ops[at].answered { // of something that was given up before
@@ -183,9 +192,7 @@ func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) (answered i
 			continue
 		}
 		o.answered = true
-		answered++
 	}
-	return answered
 }
 
 var errTruncated = errors.New("the kernel's answer is longer than expected")
