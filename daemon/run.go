@@ -117,6 +117,7 @@ type daemon struct {
 	ambiguous  bool   // it was said that connections of several zones look alike
 	repairs    uint64 // entries of the kernel's tables that somebody else took out
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
+	pace       pace
 }
 
 // start puts everything in place, rules last: from then on packets come.
@@ -273,6 +274,7 @@ func (d *daemon) audit() {
 		d.gone(id)
 	}
 	d.overflow()
+	d.catchUp()
 }
 
 func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {

@@ -3,9 +3,7 @@ package daemon
 import (
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
-	"time"
 
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
@@ -224,80 +222,6 @@ func (t *tables) evicted() ([]expect.ID, error) {
 	return out, nil
 }
 
-// events takes what happened to connections until now to the engine.
-func (d *daemon) events() error {
-	batch, err := d.tables.watcher.Take()
-	if err != nil {
-		return err
-	}
-	for i := range batch {
-		ev := &batch[i]
-		switch now := time.Now(); {
-		case ev.Lost:
-			d.eventsLost++
-			d.log.Warn("conntrack events were lost: the tables are compared")
-			d.resync()
-		case ev.Destroyed:
-			d.tables.ended(&ev.Flow)
-			d.drive(d.engine.Vanished(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
-		default:
-			d.tables.noteZone(&ev.Flow)
-			if ev.Flow.Expected() {
-				d.drive(d.engine.Related(related(&ev.Flow), 0, now))
-			}
-		}
-	}
-	return nil
-}
-
-// related is a connection that was expected. Nobody rewrites it.
-func related(f *flows.Flow) engine.Conn {
-	return engine.Conn{Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark}
-}
-
-// resync compares the engine with the kernel's tables, where events are missing: connections that are gone, and
-// expectations that were used or are gone.
-func (d *daemon) resync() {
-	lost, err := d.tables.kernel.Lost()
-	there, expected := map[connection]struct{}{}, []flows.Flow{}
-	if err == nil {
-		clear(d.tables.zones)
-		err = d.tables.flows.Each(func(f *flows.Flow) {
-			there[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
-			d.tables.noteZone(f)
-			if f.Expected() {
-				expected = append(expected, *f)
-			}
-		})
-	}
-	if err != nil {
-		d.log.Error("the kernel's tables cannot be read", "error", err)
-		return
-	}
-	maps.DeleteFunc(d.tables.existing, func(c connection, _ struct{}) bool {
-		_, ok := there[c]
-		return !ok
-	})
-	now := time.Now()
-	if len(lost) > 0 {
-		for i := range expected {
-			d.drive(d.engine.Related(related(&expected[i]), 0, now))
-		}
-	}
-	var ended []engine.Conn
-	for c := range d.engine.Connections() {
-		if _, ok := there[connection{c.Transport, c.Orig, c.Zone}]; !ok {
-			ended = append(ended, c)
-		}
-	}
-	for _, c := range ended {
-		d.drive(d.engine.Vanished(c.Transport, c.Orig, c.Zone, now))
-	}
-	for _, id := range lost {
-		d.gone(id)
-	}
-}
-
 // repaired says what somebody else took out of the kernel's tables. The expectations that went with it are missed, and
 // said to be gone, as if they had been evicted.
 func (d *daemon) repaired(r expect.Repair) {
@@ -307,12 +231,6 @@ func (d *daemon) repaired(r expect.Repair) {
 		return
 	}
 	d.log.Warn("a shadow master was deleted: it is made again, what hung on it is closed", "helper", r.Name, "expectations", r.Lost)
-}
-
-// gone says that an expectation is in no table any more.
-func (d *daemon) gone(id expect.ID) {
-	d.tables.kernel.Used(id)
-	d.drive(d.engine.Gone(id, time.Now()))
 }
 
 // saveState is what the next daemon needs: the engine's state, behind its length of 8 bytes, and what is in the

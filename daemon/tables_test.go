@@ -3,6 +3,7 @@ package daemon
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -61,4 +62,35 @@ func TestExistingIsBounded(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPace: that events are lost all the time does not make the daemon compare tables all the time.
+func TestPace(t *testing.T) {
+	var p pace
+	begin := time.Now()
+	now, busy, times := begin, time.Duration(0), 0
+	for now.Sub(begin) < time.Hour {
+		p.lost++
+		if !p.due(now) {
+			now = now.Add(time.Millisecond)
+			continue
+		}
+		const takes = 500 * time.Millisecond
+		p.done(now, now.Add(takes))
+		now, busy, times = now.Add(takes), busy+takes, times+1
+		if p.due(now) {
+			t.Fatal("due again at once")
+		}
+	}
+	if busy > time.Hour/share+time.Second || times < 100 {
+		t.Errorf("compared %d times, for %v of an hour", times, busy)
+	}
+	now = now.Add(time.Hour)
+	if p = (pace{}); p.due(now) {
+		t.Error("due though nothing was lost")
+	}
+	p.lost++
+	if !p.due(now) {
+		t.Error("not due at once when something is lost for the first time")
+	}
 }
