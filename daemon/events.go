@@ -93,13 +93,13 @@ type pace struct {
 	next time.Time
 }
 
-// share is the part of the time that comparing may take: one of so many.
-const share = 20
+// paceShare is the part of the time that comparing may take: one of so many.
+const paceShare = 20
 
 func (p *pace) due(now time.Time) bool { return p.lost > 0 && !now.Before(p.next) }
 
 func (p *pace) done(begun, now time.Time) {
-	*p = pace{next: now.Add(max(time.Second, (share-1)*now.Sub(begun)))}
+	*p = pace{next: now.Add(max(time.Second, (paceShare-1)*now.Sub(begun)))}
 }
 
 // gone says that an expectation is in no table any more.

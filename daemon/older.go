@@ -22,7 +22,10 @@ func (d *daemon) install(cfg *config.Config) error {
 			return errors.Join(err, d.setRules(d.rules(cfg)))
 		}
 	}
-	return d.setRules(d.rules(cfg))
+	if err := d.setRules(d.rules(cfg)); err != nil {
+		return err
+	}
+	return d.tables.noteExisting() // now, as what began before these rules was not seen
 }
 
 const (
@@ -55,7 +58,7 @@ func (d *daemon) renew(cfg *config.Config, all []flows.Flow) error {
 	}
 	d.log.Info("connections under NAT that began before have new entries: their numbers can be adjusted",
 		"connections", renewed, "turns", turns)
-	return d.tables.noteExisting(cfg)
+	return nil
 }
 
 // replace replaces the entries of some connections. Packets of their ports are on hold meanwhile: one that came between

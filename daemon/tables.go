@@ -43,7 +43,7 @@ type connection struct {
 // openTables opens the tables of the calling thread's network namespace. Events count from here on. told: the queue
 // tells a packet's connection.
 func openTables(cfg *config.Config, told bool) (t *tables, err error) {
-	t = &tables{told: told, zones: zones{}}
+	t = &tables{told: told, zones: zones{}, control: controlPorts(cfg)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.close())
@@ -58,7 +58,7 @@ func openTables(cfg *config.Config, told bool) (t *tables, err error) {
 	if t.watcher, err = flows.Watch(); err != nil {
 		return t, err
 	}
-	return t, t.noteExisting(cfg)
+	return t, nil
 }
 
 func (t *tables) close() (err error) {
@@ -76,13 +76,13 @@ func (t *tables) close() (err error) {
 
 // reload makes the tables ready for another configuration.
 func (t *tables) reload(cfg *config.Config) error {
-	return errors.Join(t.kernel.Use(cfg.Helpers()), t.noteExisting(cfg))
+	t.control = controlPorts(cfg)
+	return t.kernel.Use(cfg.Helpers())
 }
 
 // noteExisting remembers the connections at the helpers' ports that are there now, and forgets those that are not: not
 // of all the kernel says that they ended. Of those that are read already it changes nothing.
-func (t *tables) noteExisting(cfg *config.Config) error {
-	t.control = controlPorts(cfg)
+func (t *tables) noteExisting() error {
 	t.existing = map[connection]struct{}{}
 	return t.flows.Each(func(f *flows.Flow) {
 		t.noteZone(f)

@@ -23,7 +23,7 @@ func TestExistingIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	netnstest.New(t).Do(func() {
-		tables := &tables{zones: zones{}}
+		tables := &tables{zones: zones{}, control: controlPorts(cfg)}
 		if tables.flows, err = flows.Open(); err != nil {
 			t.Error(err)
 			return
@@ -51,7 +51,7 @@ func TestExistingIsBounded(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := tables.noteExisting(cfg); err != nil {
+			if err := tables.noteExisting(); err != nil {
 				t.Error(err)
 			}
 			if n := len(tables.existing); n != 1 {
@@ -82,7 +82,7 @@ func TestPace(t *testing.T) {
 			t.Fatal("due again at once")
 		}
 	}
-	if busy > time.Hour/share+time.Second || times < 100 {
+	if busy > time.Hour/paceShare+time.Second || times < 100 {
 		t.Errorf("compared %d times, for %v of an hour", times, busy)
 	}
 	now = now.Add(time.Hour)
