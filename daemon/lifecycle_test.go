@@ -69,6 +69,23 @@ func TestStartStop(t *testing.T) {
 	})
 }
 
+// What begins while the daemon starts is older than it, or seen: none is refused for having been missed.
+func TestBeginsDuringStart(t *testing.T) {
+	b := newBed(t, false)
+	d := b.command("run", "--config", b.config(loadPolicy))
+	var all []*ftpClient
+	for !strings.Contains(d.log.String(), "msg=ready") {
+		all = append(all, b.connect())
+	}
+	if len(all) < 2 {
+		t.Fatalf("%d connections began during the start", len(all))
+	}
+	for i, c := range all {
+		b.works(fmt.Sprintf("passive on connection %d of %d", i, len(all)), c.passive)
+	}
+	d.stop()
+}
+
 func TestTwice(t *testing.T) {
 	b := newBed(t, false)
 	d := b.run()
@@ -297,10 +314,10 @@ func TestLogNobodyReads(t *testing.T) {
 	defer r.Close()
 	defer w.Close()
 	d := &process{t: t}
-	d.start(b, w, "unread", "run")
-	for deadline := time.Now().Add(patience); !b.left().Queue; time.Sleep(10 * time.Millisecond) {
+	d.start(b, w, "unread", "run", "--config", b.config("log: {level: debug}\n")) // no line is left out
+	for deadline := time.Now().Add(patience); !b.left().Table; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("no queue")
+			t.Fatal("no rules")
 		}
 	}
 	c := b.connect()
@@ -321,6 +338,28 @@ func TestLogNobodyReads(t *testing.T) {
 	if n := strings.Count(string(got), "reason=low-port"); n == 0 || n >= refused {
 		t.Errorf("%d lines of %d refusals, want some", n, refused)
 	}
+}
+
+// A client that is refused all the time does not fill the log: it says how many lines it left out, counters count all.
+func TestLogFlood(t *testing.T) {
+	b := newBed(t, false)
+	d := b.run()
+	c := b.connect()
+	const refused = 2000
+	for range refused / 100 {
+		c.say("%s", strings.TrimSuffix(strings.Repeat("PORT 10,1,0,2,0,5\r\n", 100), "\r\n"))
+		for range 100 {
+			c.expect("200")
+		}
+	}
+	b.works("passive", c.passive)
+	d.says("msg=expect", 1)
+	d.counts("refused.low-port", refused)
+	d.says("were left out", 1)
+	if n := strings.Count(d.log.String(), "reason=low-port"); n == 0 || n > refused/2 {
+		t.Errorf("%d lines of %d refusals", n, refused)
+	}
+	d.stop()
 }
 
 func TestNotify(t *testing.T) {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -102,6 +103,7 @@ type daemon struct {
 	mu      sync.Mutex
 	cfg     *config.Config
 	log     *slog.Logger
+	lines   *logLimit
 	tables  *tables
 	engine  *engine.Engine
 	steps   engine.Batch
@@ -135,6 +137,7 @@ func (d *daemon) start() (err error) {
 		return err
 	}
 	d.tables.kernel.Repaired = d.repaired
+	d.lines = newLogLimit()
 	fresh, err := engine.New(d.engineConfig(d.cfg))
 	if err != nil {
 		return err
@@ -275,6 +278,9 @@ func (d *daemon) audit() {
 	}
 	d.overflow()
 	d.catchUp()
+	if n := d.lines.unsaid(); n > 0 && !d.log.Enabled(context.Background(), slog.LevelDebug) {
+		d.log.Warn("lines of refusals, errors, notes and edits were left out: a client causes too many", "lines", n)
+	}
 }
 
 func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
@@ -309,7 +315,9 @@ func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 		if ev.Kind == engine.EventRelated && !ev.Permanent {
 			d.tables.kernel.Used(ev.ID)
 		}
-		logEvent(d.log, ev)
+		if d.lines.allows(ev) || d.log.Enabled(context.Background(), slog.LevelDebug) {
+			logEvent(d.log, ev)
+		}
 	}
 	return c
 }
@@ -356,7 +364,7 @@ func (d *daemon) summary() {
 		"packets", e.Packets, "announced", e.Announced, "related", e.Related, "edits", e.Edits,
 		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
 		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
-		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(),
+		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(), "log-limited", d.lines.out,
 		"missed", d.missing(), "events-lost", d.eventsLost, "rules-restored", d.guard.total,
 		"repaired", d.repairs,
 	}
