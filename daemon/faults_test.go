@@ -90,6 +90,8 @@ func TestRulesTakenAway(t *testing.T) {
 		if !strings.Contains(b.firewall.Run("nft", "list table inet cthelperd"), "mine") {
 			t.Error("a rule that somebody added is gone")
 		}
+		b.works("active beside a rule that somebody added", c.active)
+		d.counts("missed", 0) // what his rule counts is no packet of ours
 		d.stop()
 		b.wants("after the end", left{})
 	})

@@ -119,7 +119,9 @@ func queued() (packets uint64, err error) {
 		return 0, nil // no table, no packets
 	}
 	for _, r := range there[controlChain] {
-		packets += r.packets
+		if r.queues() { // and is none that somebody has added to look at packets
+			packets += r.packets
+		}
 	}
 	return packets, err
 }
@@ -128,6 +130,11 @@ func queued() (packets uint64, err error) {
 type listed struct {
 	shape   string
 	packets uint64 // its counter
+}
+
+// queues says whether the rule ends at a queue: by nft's expression, or by the xtables target.
+func (l *listed) queues() bool {
+	return strings.HasSuffix(l.shape, " queue") || strings.HasSuffix(l.shape, " target")
 }
 
 // listRules gives the table's rules by chain.
