@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netns"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
@@ -77,7 +78,7 @@ func (c *carrier) works(conn *nfnl.Conn, family uint8) (bool, error) {
 // find chooses each family's carrier among the kernel's own.
 func find() (map[uint8]*carrier, error) {
 	all := map[uint8]*carrier{}
-	err := scratch(func() (err error) {
+	err := netns.Scratch(func() (err error) {
 		conn, err := nfnl.Dial()
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netns"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
@@ -87,7 +88,7 @@ func (k *Kernel) adoptObject(want nfnl.HelperObject) (nfnl.HelperObject, error) 
 // ProbeObjects tries a helper object of its own, with a shadow master and an expectation, in a network namespace that is
 // gone when it returns, and deletes the object. nfnl.ErrNoHelperObjects: the kernel has none.
 func ProbeObjects() error {
-	return scratch(func() (err error) {
+	return netns.Scratch(func() (err error) {
 		conn, err := nfnl.Dial()
 		if err != nil {
 			return err

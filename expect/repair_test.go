@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netns"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
@@ -338,7 +339,7 @@ func TestCleanObjects(t *testing.T) {
 		}
 		clean := func(wantDeleted, wantKept int) {
 			t.Helper()
-			if err := scratch(func() error {
+			if err := netns.Scratch(func() error {
 				deleted, kept, err := CleanObjects([]helpers.Helper{two})
 				if err == nil && (deleted != wantDeleted || len(kept) != wantKept) {
 					t.Errorf("deleted %d, kept %v, want %d and %d", deleted, kept, wantDeleted, wantKept)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/internal/netns"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
@@ -35,7 +36,7 @@ func labelsInUse() (map[string]bool, error) {
 	}
 	used := map[string]bool{}
 	for _, path := range all {
-		err := inside(path, func() (err error) {
+		err := netns.Inside(path, func() (err error) {
 			conn, err := nfnl.Dial()
 			if err != nil {
 				return err

@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/netns"
 )
 
 // Features is what a kernel offers to rules and queues.
@@ -24,7 +24,7 @@ type Features struct {
 // (CAP_SYS_ADMIN to make the namespace); else ErrPermission.
 func Probe() (Features, error) {
 	var f Features
-	err := Scratch(func() error {
+	err := netns.Scratch(func() error {
 		var err error
 		f, err = probe()
 		return err
@@ -36,33 +36,6 @@ func Probe() (Features, error) {
 		return Features{}, fmt.Errorf("probe the kernel: %w", err)
 	}
 	return f, nil
-}
-
-// Scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
-func Scratch(f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		defer home.Close()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		err = f()
-		// A thread that cannot go home ends with this goroutine.
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		result <- err
-	}()
-	return <-result
 }
 
 func probe() (f Features, err error) {

@@ -1,4 +1,6 @@
-package expect
+// Package netns runs a function in another network namespace: a new one, to try what the kernel offers and leave nothing
+// behind, or another process's.
+package netns
 
 import (
 	"os"
@@ -7,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
-func scratch(f func() error) error {
+// Scratch runs f on a thread in a network namespace of its own, which is gone when it returns. It needs root.
+func Scratch(f func() error) error {
 	return elsewhere(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, f)
 }
 
-// inside runs f on a thread in the network namespace at path.
-func inside(path string, f func() error) error {
+// Inside runs f on a thread in the network namespace at path.
+func Inside(path string, f func() error) error {
 	return elsewhere(func() error {
 		ns, err := os.Open(path)
 		if err != nil {
