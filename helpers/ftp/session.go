@@ -17,6 +17,7 @@ const (
 	maxNote        = 256 // bytes of a note; longer file names are cut
 	maxPipelined   = 4   // notes kept until the answer to a pipelined PASV names the group that they belong to
 	maxNames       = 2 * maxPipelined * maxNote
+	maxFree        = 256 // desks that wait for a session: a flood of announcements must not leave its memory behind
 )
 
 // A session follows one control connection. Its size is bounded by the constants above. There may be a million, most of
@@ -110,7 +111,9 @@ func (all *desks) take() *desk {
 func (all *desks) giveBack(d *desk) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	all.free = append(all.free, d)
+	if len(all.free) < maxFree {
+		all.free = append(all.free, d)
+	}
 }
 
 // first is what Inspect returns.
