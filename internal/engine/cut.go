@@ -14,10 +14,11 @@ const cutTime = 10 * time.Minute
 // cut tells that conntrack has lost the flow's entry.
 func (f *flow) cut() bool { return f.extra != nil && f.extra.cut }
 
-// mayComeBack tells whether the flow's ends do not know that its entry is gone, and it has its session for itself.
+// mayComeBack tells whether the flow's ends do not know that its entry is gone, and it has its session for itself. What
+// nobody has answered is not kept: single packets of invented clients must not fill the table for so long.
 func (f *flow) mayComeBack() bool {
 	return f.transport() == helpers.TCP && !f.closed() && f.idle() && f.session.flows == 1 && len(f.waiting()) == 0 &&
-		!f.dirs[0].finished && !f.dirs[1].finished
+		!f.dirs[0].finished && !f.dirs[1].finished && f.dirs[0].known && f.dirs[1].known
 }
 
 // cutOff keeps a flow that has lost its entry. What it announced is taken back, as at its end.

@@ -61,7 +61,7 @@ type savedFlow struct {
 	KeyZone                  uint16
 	Late, Missed, Translated bool
 	Announced                *helpers.Expectation
-	Until                    time.Time // of a closed one
+	Until                    time.Time // of a closed one, or one that was cut off
 	Dirs                     [2]savedDirection
 }
 
@@ -146,9 +146,10 @@ func (f *flow) save() savedFlow {
 	if f.extra != nil {
 		to.Announced = f.extra.announced
 	}
-	if f.closed() {
+	if f.closed() || f.cut() {
 		to.Until = f.extra.timer.when
-	} else {
+	}
+	if !f.closed() {
 		to.Session = f.session.id
 	}
 	for i := range f.dirs {
@@ -374,8 +375,10 @@ func (e *loader) flow(from *savedFlow) error {
 	f.slim()
 	if s != nil {
 		s.flows++
-	} else {
+	}
+	if s == nil || !from.Until.IsZero() {
 		e.timers.set(&f.more().timer, from.Until)
+		f.extra.cut = s != nil
 	}
 	return nil
 }

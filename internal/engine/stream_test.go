@@ -548,12 +548,22 @@ func TestVanished(t *testing.T) {
 				if s := b.e.Stats(); s.Announced != n+1 || s.Gaps > 0 {
 					t.Errorf("edited %v: %d announced, %d lost, want one more than %d, and none", edited, s.Announced, s.Gaps, n)
 				}
-				// It does not come back: it is forgotten.
+				// It does not come back: it is forgotten, by another process, too.
 				b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+				if edited {
+					b.move(nil)
+				}
 				b.pass(time.Hour)
 				if s := b.e.Stats(); s.Flows != 0 || s.Sessions != 0 || len(b.open) != 0 {
 					t.Errorf("edited %v: %d flows, %d sessions are left, %d packets wait", edited, s.Flows, s.Sessions, len(b.open))
 				}
+			}
+			// What nobody answered does not either.
+			single := newBed(t, nil)
+			single.late(conn, 1000).raw(orig, packet.SYN, 1000, 0, "")
+			single.drive(single.e.Vanished(helpers.TCP, conn.Orig, 0, single.now))
+			if s := single.e.Stats(); s.Flows != 0 {
+				t.Errorf("%d flows that nobody answered are left", s.Flows)
 			}
 			// An end that both sides know of is one.
 			b := newBed(t, nil)
