@@ -132,5 +132,7 @@ func (c *Config) Helpers() []helpers.Helper {
 
 // Engine is the engine's part; its Lookup and Record are the caller's to set.
 func (c *Config) Engine() engine.Config {
-	return engine.Config{Helpers: c.Helpers(), Policy: c.Policy, Limits: c.Limits}
+	limits := c.Limits
+	limits.HoldAll = max(1, int(c.Queue.Length/4)) // all may be in one queue, and others need room in it
+	return engine.Config{Helpers: c.Helpers(), Policy: c.Policy, Limits: limits}
 }

@@ -77,6 +77,7 @@ type Limits struct {
 	HoldTime  time.Duration // how long bytes wait for their edit (2 s)
 	HoldBytes int           // held per direction (8192)
 	HoldSegs  int           // held per direction (4)
+	HoldAll   int           // packets that wait in all flows together; the queue must hold more (1024)
 	Ahead     int           // out-of-order bytes kept per direction (64 KiB)
 	Memory    int           // stream bytes kept in all flows together (64 MiB)
 }

@@ -39,6 +39,7 @@ type Engine struct {
 	pending  int
 	mappings int // entries
 	memory   int // stream bytes that are kept
+	held     int // packets in the flows' waiting
 	tickets  map[Ticket]*job
 	timers   timers
 	last     names

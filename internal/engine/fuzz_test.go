@@ -206,6 +206,9 @@ func (z *fuzzBed) end() {
 	for _, f := range z.flows {
 		z.drive(z.e.Ended(f.conn.Transport, f.conn.Orig, 0, z.now))
 	}
+	if n := z.e.Held(); n != 0 {
+		z.t.Fatalf("%d packets are counted as waiting", n)
+	}
 	if n, flows := z.e.Memory(), z.e.Stats().Flows; n != 0 || flows != 0 {
 		z.t.Fatalf("%d bytes are kept of %d flows", n, flows)
 	}

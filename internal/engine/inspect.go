@@ -65,8 +65,7 @@ func (e *Engine) datagram(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		if f.nat != nil {
 			w.data = append([]byte(nil), p.Data...)
 		}
-		x := f.more()
-		x.wait = append(x.wait, w)
+		e.hold(f, w)
 	}
 }
 

@@ -28,6 +28,7 @@ func (l *Limits) withDefaults() {
 	set(&l.Flows, 1<<20)
 	set(&l.HoldBytes, 8<<10)
 	set(&l.HoldSegs, 4)
+	set(&l.HoldAll, 1024)
 	set(&l.Ahead, 64<<10)
 	set(&l.Memory, 64<<20)
 	if l.HoldTime <= 0 {

@@ -35,6 +35,13 @@ func (f *flow) decided(w *waiting) bool {
 	return f.nat == nil || f.closed() || w.bare || d.ended || ahead(w.end, d.released) <= 0
 }
 
+// hold has a packet wait.
+func (e *Engine) hold(f *flow, w waiting) {
+	x := f.more()
+	x.wait = append(x.wait, w)
+	e.held++
+}
+
 // settle lets go the packets that are decided, in the order of their arrival, and those that waited in vain.
 func (e *Engine) settle(f *flow) {
 	if !f.idle() || len(f.waiting()) == 0 {
@@ -52,7 +59,7 @@ func (e *Engine) settle(f *flow) {
 		}
 	}
 	e.letGo(f)
-	if wait := f.waiting(); len(wait) > maxWaiting {
+	if wait := f.waiting(); len(wait) > maxWaiting || len(wait) > 0 && e.held > e.limits.HoldAll {
 		e.stats.HeldOut += uint64(len(wait))
 		for i := range wait {
 			f.dirs[wait[i].dir].release(wait[i].end)
@@ -97,6 +104,7 @@ func (e *Engine) letGo(f *flow) {
 		}
 		e.verdict(f, w)
 	}
+	e.held -= len(x.wait) - len(kept)
 	clear(x.wait[len(kept):])
 	if x.wait = kept; len(kept) == 0 {
 		x.wait = nil
@@ -109,6 +117,7 @@ func (e *Engine) leave(f *flow) {
 	for i := range wait {
 		e.verdict(f, &wait[i])
 	}
+	e.held -= len(wait)
 	if f.extra != nil {
 		f.extra.wait = nil
 	}

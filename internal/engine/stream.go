@@ -148,8 +148,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		if f.nat != nil {
 			w.data = slices.Clone(p.Data)
 		}
-		x := f.more()
-		x.wait = append(x.wait, w)
+		e.hold(f, w)
 		e.settle(f)
 	}
 	e.finish(f)

@@ -460,6 +460,37 @@ func TestFlowsAreBounded(t *testing.T) {
 	}
 }
 
+// Many connections of one host cannot fill the kernel's queue with packets that wait.
+func TestHoldAll(t *testing.T) {
+	const most = 50
+	b := newBed(t, func(c *engine.Config) { c.Limits.HoldAll = most })
+	for i := range 40 {
+		c := snatConn(helpers.TCP)
+		c.Orig.Src, c.Reply.Dst = addPort(c.Orig.Src, i), addPort(c.Reply.Dst, i)
+		f := b.tcp(c, 1000)
+		f.say(orig, "open tcp 10.0.0.1:40")
+		f.next[orig] += 10 // a hole
+		for range 10 {
+			f.say(orig, "x")
+		}
+		if n := b.e.Held(); n != len(b.open) || n > most {
+			t.Fatalf("%d packets wait, and %d are counted", len(b.open), n)
+		}
+	}
+	if b.e.Held() < most/2 {
+		t.Errorf("only %d packets wait", b.e.Held())
+	}
+	b.pass(3 * time.Second)
+	if n := b.e.Held(); n != 0 || len(b.open) != 0 {
+		t.Errorf("%d packets still wait, %d are counted", len(b.open), n)
+	}
+	// What is whole is read and rewritten all the same.
+	f := b.tcp(snatConn(helpers.TCP), 9000)
+	if got := b.payload(f.say(orig, "open tcp 10.0.0.1:4000\n")); got != "open tcp 203.0.113.1:4000\n" {
+		t.Errorf("left: %q", got)
+	}
+}
+
 // Bytes of both directions passed unseen: each direction's next bytes wait for the other's. Word of the loss ends it.
 func TestHolesOfBothDirections(t *testing.T) {
 	for _, conn := range []engine.Conn{plainConn(helpers.TCP), snatConn(helpers.TCP)} {
