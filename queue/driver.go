@@ -201,12 +201,18 @@ func (q *Queue) Verdict(id uint32, data []byte) error {
 		q.endRun()
 		return q.note(appendVerdict(q.out, msgVerdict, q.number, id, 1), 1)
 	}
+	out, err := q.changed(q.out, id, data)
+	return errors.Join(err, q.note(out, 1))
+}
+
+// changed appends the message for a packet with other content; what is too long goes on as it came.
+func (q *Queue) changed(out []byte, id uint32, data []byte) ([]byte, error) {
 	if len(data) > maxChange {
 		q.stats.Failed++
-		err := fmt.Errorf("verdict on packet %d of queue %d: %d bytes, more than %d", id, q.number, len(data), maxChange)
-		return errors.Join(err, q.note(appendVerdict(q.out, msgVerdict, q.number, id, 1), 1))
+		return appendVerdict(out, msgVerdict, q.number, id, 1),
+			fmt.Errorf("verdict on packet %d of queue %d: %d bytes, more than %d", id, q.number, len(data), maxChange)
 	}
-	return q.note(appendChanged(q.out, q.number, id, data), 1)
+	return appendChanged(out, q.number, id, data), nil
 }
 
 // VerdictAfter is Verdict with data, sent at once, together with what the kernel must be told before: whole netfilter
@@ -217,10 +223,8 @@ func (q *Queue) VerdictAfter(before []byte, id uint32, data []byte) error {
 	defer q.mu.Unlock()
 	err := q.flush() // while this packet waits, as above
 	q.waiting.remove(id)
-	q.out = append(q.out, before...)
-	q.noted++
-	q.out = appendChanged(q.out, q.number, id, data)
-	return errors.Join(err, q.send())
+	out, tooLong := q.changed(append(q.out, before...), id, data)
+	return errors.Join(err, tooLong, q.note(out, 1), q.send())
 }
 
 // note takes out with messages for more packets, and sends it if it is long.

@@ -379,3 +379,49 @@ func FuzzReadPacket(f *testing.F) {
 		}
 	})
 }
+
+// Packets that wait are not taken along by a verdict that leaves at once, and no packet is too long to leave.
+func TestVerdictAfter(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		data []byte
+		want string
+		fail bool
+	}{
+		{"fits", []byte("abc"), "change 3 abc", false},
+		{"too long", make([]byte, maxChange+1), "accept 3", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t)
+			for id := range uint32(4) {
+				w.tell(queued(id+1, attribute(attrPayload, 0x45)))
+			}
+			for read := 0; read < 4; {
+				got, err := w.q.Receive()
+				if err != nil {
+					t.Fatal(err)
+				}
+				read += len(got)
+			}
+			for id := range uint32(2) {
+				if err := w.q.Verdict(id+1, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := appendVerdict(nil, msgVerdict, 7, 77, 1) // any whole message
+			if err := w.q.VerdictAfter(before, 3, tt.data); (err != nil) != tt.fail {
+				t.Errorf("error %v", err)
+			}
+			if err := w.q.Verdict(4, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.q.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			want := [][]string{{"batch 2 (2)"}, {"accept 77", tt.want}, {"accept 4"}}
+			if diff := cmp.Diff(want, w.sent()); diff != "" {
+				t.Errorf("sent (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
