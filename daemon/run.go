@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -320,75 +318,6 @@ func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 		}
 	}
 	return c
-}
-
-// reload changes what the configuration says; if it is wrong, all stays.
-func (d *daemon) reload() {
-	d.notify(reloading())
-	defer d.notify(systemd.SdNotifyReady)
-	cfg, err := d.load()
-	if err == nil {
-		err = d.change(cfg)
-	}
-	if err != nil {
-		d.log.Error("the configuration is not used, the old one goes on", "error", err)
-		return
-	}
-	d.log.Info("reloaded", "helpers", helperNames(cfg.Helpers()))
-}
-
-func (d *daemon) change(cfg *config.Config) error {
-	if cfg.Queue != d.cfg.Queue || cfg.FailClosed != d.cfg.FailClosed {
-		return errors.New("queue and fail cannot change while packets wait: restart instead")
-	}
-	if err := d.tables.reload(cfg); err != nil {
-		return err
-	}
-	if err := d.engine.Reload(d.engineConfig(cfg)); err != nil {
-		return errors.Join(err, d.tables.reload(d.cfg))
-	}
-	if err := d.install(cfg); err != nil {
-		return errors.Join(err, d.engine.Reload(d.engineConfig(d.cfg)), d.tables.reload(d.cfg), d.install(d.cfg))
-	}
-	d.cfg = cfg
-	d.log = newLogger(d.out, cfg.Log)
-	d.guard.restored = nil
-	d.rulesAreBack()
-	return nil
-}
-
-// summary logs the counters.
-func (d *daemon) summary() {
-	e := d.engine.Stats()
-	args := []any{
-		"packets", e.Packets, "announced", e.Announced, "related", e.Related, "edits", e.Edits,
-		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
-		"unknown", e.Unknown, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
-		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(), "log-limited", d.lines.out,
-		"missed", d.missing(), "events-lost", d.eventsLost, "rules-restored", d.guard.total,
-		"repaired", d.repairs,
-	}
-	var refused, wrong []any
-	for _, r := range slices.Sorted(maps.Keys(e.Refused)) {
-		refused = append(refused, slog.Uint64(string(r), e.Refused[r]))
-	}
-	for _, h := range slices.Sorted(maps.Keys(e.Errors)) {
-		wrong = append(wrong, slog.Uint64(h, e.Errors[h]))
-	}
-	args = append(args, slog.Group("refused", refused...), slog.Group("errors", wrong...))
-	for i, driver := range d.queues {
-		name := "queue"
-		if len(d.queues) > 1 {
-			name = fmt.Sprintf("queue-%d", i)
-		}
-		if q, err := driver.Stats(); err == nil {
-			args = append(args, slog.Group(name, "received", q.Received, "verdicts", q.Verdicts, "overruns", q.Overruns,
-				"unknown", q.Unknown, "refused", q.Refused, "failed", q.Failed, "unreadable", q.Unreadable,
-				"dropped", q.Kernel.Dropped, "user-dropped", q.Kernel.UserDropped))
-		}
-	}
-	args = append(args, processCounters())
-	d.log.Info("counters", args...)
 }
 
 func (d *daemon) notify(state string) {
