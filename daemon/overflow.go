@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"time"
+
 	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
@@ -86,4 +88,32 @@ func (d *daemon) missing() uint64 {
 	}
 	d.unseen.look(queued, l.known)
 	return d.unseen.total() + l.dropped
+}
+
+// asksPerSec bounds how often the engine's question is answered anew. It asks about each connection that it meets late,
+// and the answer, a list of rules, costs far more than a packet: who sends packets of connections that never began must
+// not have it made for each.
+const asksPerSec = 100
+
+// asks counts questions within a second.
+type asks struct {
+	since time.Time
+	n     int
+	last  uint64 // what was answered
+}
+
+func (a *asks) may(now time.Time) bool {
+	if now.Sub(a.since) >= time.Second {
+		a.since, a.n = now, 0
+	}
+	a.n++
+	return a.n <= asksPerSec
+}
+
+// askMissing is what missing was lately.
+func (d *daemon) askMissing() uint64 {
+	if d.asks.may(time.Now()) {
+		d.asks.last = d.missing()
+	}
+	return d.asks.last
 }

@@ -112,6 +112,7 @@ type daemon struct {
 	left    bool      // what is to stay is decided: no packet is read any more
 	unseen  unseen
 	missed  uint64 // packets that did not fit into the queues, as it was said
+	asks    asks
 	cut     uint64 // packets that were longer than a queue can show
 
 	ambiguous  bool   // it was said that connections of several zones look alike
@@ -308,7 +309,7 @@ func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 	c := cfg.Engine()
 	c.Lookup = d.lookup
 	c.Complete = d.tables.complete
-	c.Missed = d.missing
+	c.Missed = d.askMissing
 	c.Record = func(ev *engine.Event) {
 		if ev.Kind == engine.EventRelated && !ev.Permanent {
 			d.tables.kernel.Used(ev.ID)

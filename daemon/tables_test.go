@@ -94,3 +94,21 @@ func TestPace(t *testing.T) {
 		t.Error("not due at once when something is lost for the first time")
 	}
 }
+
+// TestAsks: the first questions of each second are answered anew, however many there are.
+func TestAsks(t *testing.T) {
+	var a asks
+	now := time.Now()
+	for second := range 3 {
+		answered := 0
+		for i := range 10 * asksPerSec {
+			if a.may(now.Add(time.Duration(i) * 10 * time.Microsecond)) {
+				answered++
+			}
+		}
+		if answered != asksPerSec {
+			t.Errorf("second %d: %d questions answered anew, want %d", second, answered, asksPerSec)
+		}
+		now = now.Add(time.Second)
+	}
+}
