@@ -52,8 +52,9 @@ func openDriver(name config.Driver, cfg queue.Config) (driver, error) {
 	return queue.Open(cfg)
 }
 
-// serve begins to read the queues, each on a thread of its own: it waits in a system call. All share one engine, which
-// costs a fraction of the system calls around it.
+// serve begins to read the queues. Each takes a thread, which waits in a system call; none is locked to it, as each time
+// that a locked goroutine is preempted costs two changes of threads. All share one engine, which costs a fraction of the
+// system calls around it.
 //
 // Go's scheduler leaves a thread that waits in a system call its processor (P) as long as another one is idle. So there
 // are more of them than threads that wait, even on a machine with one core: else a second thread would look for such
@@ -63,7 +64,6 @@ func (d *daemon) serve() {
 	d.ended, d.wake = make(chan error, len(d.queues)), make(chan struct{}, 1)
 	for i := range d.queues {
 		d.serving.Go(func() {
-			runtime.LockOSThread()
 			for {
 				if err := d.batch(i); errors.Is(err, queue.ErrClosed) {
 					return
