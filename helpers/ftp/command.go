@@ -31,14 +31,37 @@ func (k kind) setup() bool   { return k >= active && k <= epsv }
 
 // command is one that the client has sent and the server has not answered.
 type command struct {
-	group uint64 // of active: what it announced; 0: nothing
-	name  part   // of transfer: what to note when the passive reply before it is there
+	group groupID // of active: what it announced; 0: nothing
+	name  nameID  // of transfer: what to note when the passive reply before it is there
 	kind  kind
 	how   mechanism // of secure
 }
 
-// part is a part of books.names.
+// nameID is the place of a note in desk.parts, from 1; 0: none.
+type nameID uint8
+
+// part is a part of desk.names.
 type part struct{ off, end uint16 }
+
+// text is a note.
+func (d *desk) text(id nameID) []byte {
+	if id == 0 {
+		return nil
+	}
+	p := d.parts[id-1]
+	return d.names[p.off:p.end]
+}
+
+// add makes an empty note, to which f appends; 0: there are too many.
+func (d *desk) add(f func(b []byte) []byte) nameID {
+	if len(d.names) > maxNames-maxNote || len(d.parts) == maxParts {
+		return 0
+	}
+	off := len(d.names)
+	d.names = f(d.names)
+	d.parts = append(d.parts, part{uint16(off), uint16(len(d.names))})
+	return nameID(len(d.parts))
+}
 
 // mechanism is one of AUTH's that means TLS (RFC 4217, section 4; TLS-C and TLS-P, SSL of its drafts).
 type mechanism uint8
@@ -200,7 +223,7 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 			id, wait = c.group, false
 		case c.kind.setup():
 			id, wait = 0, true
-		case c.name.end > 0:
+		case c.name > 0:
 			pipelined++
 		}
 	}
@@ -212,7 +235,7 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 	case !wait && id != 0:
 		var text [maxNote]byte
 		out.Notes = append(out.Notes, helpers.Note{
-			Group: helpers.Group{ID: id},
+			Group: id.group(),
 			Text:  string(describe(text[:0], verb, arg, maxNote)),
 		})
 	}
@@ -229,17 +252,12 @@ func describe(b, verb, arg []byte, n int) []byte {
 }
 
 // keep puts a transfer's note aside. first: no other is needed any more.
-func (s *session) keep(verb, arg []byte, first bool) part {
-	b := s.work()
+func (s *session) keep(verb, arg []byte, first bool) nameID {
+	d := s.work()
 	if first {
-		b.names = b.names[:0]
+		d.names, d.parts = d.names[:0], d.parts[:0]
 	}
-	if len(b.names) > maxNames-maxNote {
-		return part{}
-	}
-	off := len(b.names)
-	b.names = describe(b.names, verb, arg, maxNote)
-	return part{uint16(off), uint16(len(b.names))}
+	return d.add(func(b []byte) []byte { return describe(b, verb, arg, maxNote) })
 }
 
 // authentication is an AUTH command. Only the mechanisms that mean TLS encrypt the stream itself; GSSAPI and others wrap

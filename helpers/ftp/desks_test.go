@@ -26,19 +26,19 @@ func TestDesks(t *testing.T) {
 	owners := map[*desk]bool{}
 	for i := range all {
 		all[i] = list[0].New().(*session)
-		shared = all[i].desks
+		shared = all[i].desk.all
 		say(all[i], helpers.Reply, "220 ready\r\n")
 		if out := say(all[i], helpers.Original, "PORT 10,0,0,1,200,10\r\n"); len(out.Expect) != 1 {
 			t.Fatalf("%d announced", len(out.Expect))
 		}
-		owners[all[i].books.desk] = true
+		owners[all[i].desk] = true
 	}
 	if len(owners) != len(all) {
 		t.Errorf("%d sessions share %d desks", len(all), len(owners))
 	}
 	for _, s := range all {
 		say(s, helpers.Reply, "200 fine\r\n")
-		if s.books.desk != nil {
+		if s.working() {
 			t.Fatal("an idle session has a desk")
 		}
 	}

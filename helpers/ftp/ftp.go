@@ -25,14 +25,14 @@ func Protocol() helpers.Protocol {
 	return helpers.Protocol{
 		Name: "ftp",
 		Helpers: func(any) ([]helpers.Helper, error) {
-			shared := &desks{}
+			shared := newDesks()
 			return []helpers.Helper{{
 				Name:      "ftp",
 				Transport: helpers.TCP,
 				Ports:     []uint16{controlPort},
 				Classes:   []helpers.Class{{Name: "data", Max: maxPending, Timeout: maxWait}},
 				Backlog:   maxLine,
-				New:       func() helpers.Session { return &session{desks: shared} },
+				New:       func() helpers.Session { return newSession(shared) },
 				Restore:   func(state []byte) (helpers.Session, error) { return restore(state, shared) },
 			}}, nil
 		},

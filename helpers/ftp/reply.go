@@ -230,12 +230,12 @@ func (s *session) opened(seg *helpers.Segment, off int, line, b []byte, index []
 		if c.kind.setup() {
 			break
 		}
-		if c.name.end > 0 {
+		if c.name > 0 {
 			out.Notes = append(out.Notes, helpers.Note{
-				Group: helpers.Group{ID: id},
-				Text:  string(s.books.desk.names[c.name.off:c.name.end]),
+				Group: id.group(),
+				Text:  string(s.desk.text(c.name)),
 			})
-			c.name = part{}
+			c.name = 0
 		}
 	}
 }
@@ -248,7 +248,7 @@ func (s *session) unlink() {
 }
 
 // settle takes the reply to PORT, EPRT or LPRT.
-func (s *session) settle(id uint64, done bool, out *helpers.Result) {
+func (s *session) settle(id groupID, done bool, out *helpers.Result) {
 	g := s.byID(id)
 	switch {
 	case id == 0 && done && !s.loose:

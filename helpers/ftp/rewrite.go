@@ -45,10 +45,7 @@ func (s *session) hold(seg *helpers.Segment, off int) int {
 
 // Rewrite implements helpers.Rewriter. Numbers that are the same on both sides are left as they are written.
 func (s *session) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edit) []helpers.Edit {
-	if s.books == nil || s.books.desk == nil {
-		return edits
-	}
-	for _, at := range s.books.desk.sites {
+	for _, at := range s.desk.sites {
 		to, ok := nat.At(at.expect)
 		if !ok {
 			continue

@@ -18,6 +18,7 @@ const (
 	maxPipelined   = 4   // notes kept until the answer to a pipelined PASV names the group that they belong to
 	maxNames       = 2 * maxPipelined * maxNote
 	maxFree        = 256 // desks that wait for a session: a flood of announcements must not leave its memory behind
+	maxParts       = 255 // a nameID's
 )
 
 // A session follows one control connection. Its size is bounded by the constants above. There may be a million, most of
@@ -36,21 +37,30 @@ type session struct {
 	queue    []command // sent and not answered, oldest first
 
 	steps int    // see Steps
-	desks *desks // of all sessions
+	desk  *desk  // that of all.none: nothing of it
 	books *books // nil: nothing of it
 }
 
-// books are what a session has once it announced something, met an error or telnet commands.
+func newSession(all *desks) *session { return &session{desk: &all.none} }
+
+// books are what a session has once it announced something.
 type books struct {
 	groups []group // announced and not known to be dead, oldest first
-	last   uint64  // Group.ID of the latest announcement
-	effect uint64  // Group.ID that a transfer uses now, as the replies tell; 0: none known
-	desk   *desk   // nil: nothing of it
+	last   groupID // of the latest announcement
+	effect groupID // that a transfer uses now, as the replies tell; 0: none known
 }
+
+// groupID is a Group.ID of a session; 0: none. It wraps when nobody remembers the early ones any more.
+type groupID uint32
+
+func (id groupID) group() helpers.Group { return helpers.Group{ID: uint64(id)} }
 
 // desk is what a session needs for a call or a few.
 type desk struct {
+	all *desks
+
 	names []byte // notes of the commands in queue
+	parts []part // of names, each a note
 
 	// Of the present call only.
 	sites []site   // where its announcements stand, for Rewrite
@@ -69,31 +79,40 @@ func (s *session) open() *books {
 
 // work gives the session a desk.
 func (s *session) work() *desk {
-	b := s.open()
-	if b.desk == nil {
-		b.desk = s.desks.take()
+	if !s.working() {
+		s.desk = s.desk.all.take()
 	}
-	return b.desk
+	return s.desk
 }
+
+// working tells whether the session has a desk.
+func (s *session) working() bool { return s.desk != &s.desk.all.none }
 
 // tidy clears the desk for the next call, and gives it back if no command needs it.
 func (s *session) tidy() {
-	if s.books == nil || s.books.desk == nil {
+	if !s.working() {
 		return
 	}
-	d := s.books.desk
+	d := s.desk
 	d.sites, d.first = d.sites[:0], nil
-	if !slices.ContainsFunc(s.queue, func(c command) bool { return c.name.end > 0 }) {
-		d.names = d.names[:0]
-		s.desks.giveBack(d)
-		s.books.desk = nil
+	if !slices.ContainsFunc(s.queue, func(c command) bool { return c.name > 0 }) {
+		d.names, d.parts = d.names[:0], d.parts[:0]
+		s.desk = &d.all.none
+		d.all.giveBack(d)
 	}
 }
 
 // desks are those that no session needs: an announcement must not cost an allocation, an idle session no memory.
 type desks struct {
+	none desk       // stands for no desk: a session then needs no other pointer to what all share
 	mu   sync.Mutex // sessions of several engines share them
 	free []*desk
+}
+
+func newDesks() *desks {
+	all := &desks{}
+	all.none.all = all
+	return all
 }
 
 func (all *desks) take() *desk {
@@ -101,7 +120,7 @@ func (all *desks) take() *desk {
 	defer all.mu.Unlock()
 	n := len(all.free)
 	if n == 0 {
-		return &desk{}
+		return &desk{all: all}
 	}
 	d := all.free[n-1]
 	all.free = all.free[:n-1]
@@ -117,15 +136,10 @@ func (all *desks) giveBack(d *desk) {
 }
 
 // first is what Inspect returns.
-func (s *session) first() error {
-	if s.books == nil || s.books.desk == nil {
-		return nil
-	}
-	return s.books.desk.first
-}
+func (s *session) first() error { return s.desk.first }
 
 // effect is the group that a transfer uses now; 0: none known.
-func (s *session) effect() uint64 {
+func (s *session) effect() groupID {
 	if s.books == nil {
 		return 0
 	}
@@ -182,11 +196,28 @@ const (
 
 // group is an announcement and what is known of it.
 type group struct {
-	id       uint64
-	to       netip.AddrPort
+	id       groupID
+	to       endKey
 	owner    helpers.Dir
 	asks     uint8 // PORT, EPRT, LPRT commands for it that are not answered
 	accepted bool  // the server has agreed to it
+}
+
+// endKey is an end point without the pointer of netip's.
+type endKey struct {
+	addr [16]byte
+	port uint16
+	ipv6 bool
+}
+
+func keyOf(a netip.AddrPort) endKey { return endKey{a.Addr().As16(), a.Port(), a.Addr().Is6()} }
+
+func (k endKey) addrPort() netip.AddrPort {
+	a := netip.AddrFrom16(k.addr)
+	if !k.ipv6 {
+		a = a.Unmap()
+	}
+	return netip.AddrPortFrom(a, k.port)
 }
 
 // site is the line of an announcement in Segment.Data.
@@ -339,13 +370,16 @@ func (s *session) clear() {
 // announce appends an expectation, of an old group if the end point is one that is announced already.
 func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string, at site, out *helpers.Result) *group {
 	b := s.open()
-	g := s.find(func(g *group) bool { return g.owner == seg.Dir && g.to == to })
+	end := keyOf(to)
+	g := s.find(func(g *group) bool { return g.owner == seg.Dir && g.to == end })
 	if g == nil {
 		if len(b.groups) == maxGroups {
 			b.groups = append(b.groups[:0], b.groups[1:]...)
 		}
-		b.last++
-		b.groups = append(b.groups, group{id: b.last, owner: seg.Dir, to: to})
+		if b.last++; b.last == 0 {
+			b.last++
+		}
+		b.groups = append(b.groups, group{id: b.last, owner: seg.Dir, to: end})
 		g = &b.groups[len(b.groups)-1]
 	}
 	at.expect = len(out.Expect)
@@ -356,7 +390,7 @@ func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string,
 		Owner:     seg.Dir,
 		From:      netip.AddrPortFrom(seg.Flow.Peer(seg.Dir).Addr(), 0),
 		To:        to,
-		Group:     helpers.Group{ID: g.id},
+		Group:     g.id.group(),
 		Note:      note,
 	})
 	return g
@@ -372,7 +406,7 @@ func (s *session) find(is func(*group) bool) *group {
 	return nil
 }
 
-func (s *session) byID(id uint64) *group {
+func (s *session) byID(id groupID) *group {
 	return s.find(func(g *group) bool { return g.id == id })
 }
 
@@ -394,11 +428,11 @@ func superseded(g *group) bool { return g.accepted && g.asks == 0 }
 func (s *session) drop(out *helpers.Result, dead func(*group) bool) {
 	groups := s.groups()
 	kept := groups[:0]
-	for _, g := range groups {
-		if dead(&g) {
-			out.Cancel = append(out.Cancel, helpers.Group{ID: g.id})
+	for i := range groups {
+		if g := &groups[i]; dead(g) {
+			out.Cancel = append(out.Cancel, g.id.group())
 		} else {
-			kept = append(kept, g)
+			kept = append(kept, *g)
 		}
 	}
 	if s.books != nil {

@@ -27,27 +27,24 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(s.multi))
 	b = binary.AppendUvarint(b, uint64(s.overflow))
 	var books books
-	var names []byte
 	if s.books != nil {
-		if books = *s.books; books.desk != nil {
-			names = books.desk.names
-		}
+		books = *s.books
 	}
-	b = binary.AppendUvarint(b, books.last)
-	b = binary.AppendUvarint(b, books.effect)
+	b = binary.AppendUvarint(b, uint64(books.last))
+	b = binary.AppendUvarint(b, uint64(books.effect))
 	b = binary.AppendUvarint(b, uint64(len(s.queue)))
 	for _, c := range s.queue {
 		b = append(b, byte(c.kind))
-		b = binary.AppendUvarint(b, c.group)
-		b = appendBytes(b, names[c.name.off:c.name.end])
+		b = binary.AppendUvarint(b, uint64(c.group))
+		b = appendBytes(b, s.desk.text(c.name))
 		b = appendBytes(b, []byte(c.how.String()))
 	}
 	b = binary.AppendUvarint(b, uint64(len(books.groups)))
 	for _, g := range books.groups {
-		b = binary.AppendUvarint(b, g.id)
+		b = binary.AppendUvarint(b, uint64(g.id))
 		b = append(b, byte(g.owner), flags(g.accepted))
 		b = binary.AppendUvarint(b, uint64(g.asks))
-		to, err := g.to.MarshalBinary()
+		to, err := g.to.addrPort().MarshalBinary()
 		if err != nil {
 			return nil, err
 		}
@@ -77,7 +74,8 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 		return nil, errState
 	}
 	r := reader{b: state[1:body]}
-	s := &session{desks: shared, greet: greeting(r.number(uint64(greeted)))}
+	s := newSession(shared)
+	s.greet = greeting(r.number(uint64(greeted)))
 	r.flags(&s.blind, &s.loose, &s.epsvAll, &s.toldTLS)
 	for i := range s.dirs {
 		d := &s.dirs[i]
@@ -89,34 +87,29 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 	s.multi = uint16(r.number(699))
 	s.overflow = uint32(r.number(1<<32 - 1))
 	var books books
-	var names []byte
-	books.last = r.number(1<<63 - 1)
-	books.effect = r.number(books.last)
+	id := func() groupID { return groupID(r.number(1<<32 - 1)) }
+	books.last, books.effect = id(), id()
 	for range r.number(maxOutstanding) {
-		c := command{kind: kind(r.number(uint64(kinds - 1))), group: r.number(books.last)}
-		if name := r.bytes(maxNote); len(name) > 0 && len(names) <= maxNames-maxNote {
-			c.name = part{uint16(len(names)), uint16(len(names) + len(name))}
-			names = append(names, name...)
+		c := command{kind: kind(r.number(uint64(kinds - 1))), group: id()}
+		if name := r.bytes(maxNote); len(name) > 0 {
+			c.name = s.work().add(func(b []byte) []byte { return append(b, name...) })
 		}
 		c.how = mechanismOf(r.bytes(maxVerb))
 		s.queue = append(s.queue, c)
 	}
 	for range r.number(maxGroups) {
-		g := group{id: r.number(books.last), owner: helpers.Dir(r.number(1))}
+		g := group{id: id(), owner: helpers.Dir(r.number(1))}
 		r.flags(&g.accepted)
 		g.asks = uint8(r.number(maxOutstanding))
 		var to netip.AddrPort
 		if to.UnmarshalBinary(r.bytes(64)) != nil {
 			r.bad = true
 		}
-		g.to = to
+		g.to = keyOf(to)
 		books.groups = append(books.groups, g)
 	}
 	if books.last > 0 || len(books.groups) > 0 {
 		s.books = &books
-	}
-	if len(names) > 0 {
-		s.work().names = names
 	}
 	if reply := s.dirs[helpers.Reply]; reply.begun && int(reply.known) > len(s.queue) {
 		r.bad = true

@@ -23,8 +23,8 @@ func TestRestoreWrong(t *testing.T) {
 			t.Fatalf("Consumed %d, Hold %d of %q", out.Consumed, out.Hold, data)
 		}
 	}
-	shared := &desks{}
-	s := &session{desks: shared}
+	shared := newDesks()
+	s := newSession(shared)
 	inspect(s, helpers.Reply, "220 ready\r\n")
 	inspect(s, helpers.Original, "PORT 192,0,2,2,200,1\r\nPASV\r\nRETR x\r\nAUTH TLS\r\nABOR\r\n\r\n")
 	inspect(s, helpers.Reply, "200 \r\n22")

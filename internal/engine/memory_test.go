@@ -169,9 +169,9 @@ func TestIdleFlowMemory(t *testing.T) {
 		dialogue []string
 		most     uint64
 	}{
-		{"plain", false, login, 400}, {"NAT", true, login, 450},
-		{"plain, after a transfer", false, slices.Concat(login, listing), 480},
-		{"NAT, after a transfer", true, slices.Concat(login, listing), 550},
+		{"plain", false, login, 350}, {"NAT", true, login, 400},
+		{"plain, after a transfer", false, slices.Concat(login, listing), 415},
+		{"NAT, after a transfer", true, slices.Concat(login, listing), 475},
 	} {
 		c := newClients(t, tt.nat, tt.dialogue)
 		c.run(0, 1) // what the engine needs once
