@@ -25,6 +25,7 @@ import (
 type driver interface {
 	Receive() ([]queue.Packet, error)
 	Verdict(id uint32, data []byte) error
+	Drop(id uint32) error
 	Flush() error
 	Stats() (queue.Stats, error)
 	Close() error
@@ -76,6 +77,29 @@ func conformance(t *testing.T, open func(queue.Config) (driver, error)) {
 				s := b.settled(q)
 				if s.Received < 20 || s.Received != s.Verdicts || s.Unknown+s.Refused+s.Failed+s.Overruns != 0 {
 					t.Errorf("stats %+v: want as many verdicts as packets and no errors", s)
+				}
+			})
+
+			t.Run("one is dropped", func(t *testing.T) {
+				b := newBed(t)
+				b.rule("input", "udp")
+				q := b.open(queue.Config{Number: number})
+				client, server := b.udp()
+				packets := b.queued(q, client, 5)
+				for i, p := range packets {
+					if i != 2 {
+						b.verdict(q, p.ID, nil)
+					} else if err := q.Drop(p.ID); err != nil {
+						t.Error(err)
+					}
+				}
+				b.flush(q)
+				for _, i := range []int{0, 1, 3, 4} {
+					b.expect(server, text(i))
+				}
+				b.silent(server)
+				if s := b.settled(q); s.Verdicts != 5 || s.Unknown+s.Refused+s.Failed != 0 {
+					t.Errorf("stats %+v, want 5 verdicts", s)
 				}
 			})
 

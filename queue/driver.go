@@ -215,6 +215,15 @@ func (q *Queue) changed(out []byte, id uint32, data []byte) ([]byte, error) {
 	return appendChanged(out, q.number, id, data), nil
 }
 
+// Drop is the verdict that a packet does not go on.
+func (q *Queue) Drop(id uint32) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endRun() // while this packet waits, as above
+	q.waiting.remove(id)
+	return q.note(appendDrop(q.out, q.number, id), 1)
+}
+
 // VerdictAfter is Verdict with data, sent at once, together with what the kernel must be told before: whole netfilter
 // netlink messages that ask for no answer. It takes both in one system call, so a process that is killed has sent both
 // or neither.

@@ -72,12 +72,16 @@ func (w *wire) sent() (calls [][]string) {
 				w.t.Fatalf("message % x", b)
 			}
 			v := body[familyLen:]
-			if binary.NativeEndian.Uint16(v) != verdictLen || binary.NativeEndian.Uint16(v[2:]) != attrVerdictHeader ||
-				binary.BigEndian.Uint32(v[4:]) != accept {
+			word := binary.BigEndian.Uint32(v[4:])
+			if binary.NativeEndian.Uint16(v) != verdictLen || binary.NativeEndian.Uint16(v[2:]) != attrVerdictHeader {
 				w.t.Fatalf("verdict % x", v)
 			}
 			id, more := binary.BigEndian.Uint32(v[8:]), v[verdictLen:]
 			switch {
+			case word == drop && kind == msgVerdict && packets == 1 && len(more) == 0:
+				call = append(call, fmt.Sprintf("drop %d", id))
+			case word != accept:
+				w.t.Fatalf("verdict % x", v)
 			case kind == msgBatch && len(more) == 0:
 				call = append(call, fmt.Sprintf("batch %d (%d)", id, packets))
 			case kind == msgVerdict && packets == 1 && len(more) == 0:
@@ -129,6 +133,8 @@ func TestFlush(t *testing.T) {
 		{"a change that comes later", []uint32{1, 2, 3},
 			[]verdict{{2, ""}, {3, ""}, {1, "abcde"}}, []string{"accept 2", "accept 3", "change 1 abcde"}, nil},
 		{"changes only", []uint32{1, 2}, []verdict{{1, "a"}, {2, "bcd"}}, []string{"change 1 a", "change 2 bcd"}, nil},
+		{"a drop in the middle", []uint32{1, 2, 3, 4, 5}, []verdict{{1, ""}, {2, ""}, {3, "drop"}, {4, ""}, {5, ""}},
+			[]string{"batch 2 (2)", "drop 3", "batch 5 (2)"}, nil},
 		{"one that was never received", []uint32{1, 2, 3}, plain(1, 2, 8, 3), []string{"batch 2 (2)", "accept 8", "accept 3"}, nil},
 		{"one twice", []uint32{1, 2}, plain(1, 1, 2), []string{"accept 1", "accept 1", "accept 2"}, nil},
 	}
@@ -147,7 +153,13 @@ func TestFlush(t *testing.T) {
 					if v.data != "" {
 						data = []byte(v.data)
 					}
-					if err := w.q.Verdict(base+v.id, data); err != nil {
+					err := error(nil)
+					if v.data == "drop" {
+						err = w.q.Drop(base + v.id)
+					} else {
+						err = w.q.Verdict(base+v.id, data)
+					}
+					if err != nil {
 						t.Error(err)
 					}
 					clear(data)

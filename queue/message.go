@@ -53,6 +53,7 @@ const (
 	attrLen    = 4  // struct nlattr
 	attrMasked = 0x3fff
 
+	drop      = 0                // NF_DROP
 	accept    = 1                // NF_ACCEPT
 	maxChange = 0xffff - attrLen // NFQNL_MAX_COPY_RANGE: what fits into an attribute
 )
@@ -134,19 +135,25 @@ const verdictLen = attrLen + 8
 // appendVerdict appends the message that accepts packet id, or with msgBatch all up to it: so many packets.
 func appendVerdict(b []byte, kind, number uint16, id, packets uint32) []byte {
 	b = appendHeader(b, kind, flagRequest, packets, number, verdictLen)
-	return appendVerdictHeader(b, id)
+	return appendVerdictHeader(b, accept, id)
 }
 
-func appendVerdictHeader(b []byte, id uint32) []byte {
+// appendDrop appends the message that drops packet id.
+func appendDrop(b []byte, number uint16, id uint32) []byte {
+	b = appendHeader(b, msgVerdict, flagRequest, 1, number, verdictLen)
+	return appendVerdictHeader(b, drop, id)
+}
+
+func appendVerdictHeader(b []byte, verdict, id uint32) []byte {
 	b = appendAttr(b, attrVerdictHeader, verdictLen-attrLen)
-	b = binary.BigEndian.AppendUint32(b, accept)
+	b = binary.BigEndian.AppendUint32(b, verdict)
 	return binary.BigEndian.AppendUint32(b, id)
 }
 
 // appendChanged appends the message that accepts packet id with other content.
 func appendChanged(b []byte, number uint16, id uint32, data []byte) []byte {
 	b = appendHeader(b, msgVerdict, flagRequest, 1, number, verdictLen+attrLen+len(data))
-	b = appendVerdictHeader(b, id)
+	b = appendVerdictHeader(b, accept, id)
 	b = appendAttr(b, attrPayload, len(data))
 	b = append(b, data...)
 	for len(b)%4 != 0 {

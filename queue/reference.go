@@ -175,12 +175,17 @@ func packet(a nfqueue.Attribute) Packet {
 
 // Verdict is as Queue's, but does not wait for Flush.
 func (q *Reference) Verdict(id uint32, data []byte) error {
-	var err error
 	if data == nil {
-		err = q.nf.SetVerdict(id, nfqueue.NfAccept)
-	} else {
-		err = q.nf.SetVerdictWithOption(id, nfqueue.NfAccept, nfqueue.WithAlteredPacket(data))
+		return q.gave(id, q.nf.SetVerdict(id, nfqueue.NfAccept))
 	}
+	return q.gave(id, q.nf.SetVerdictWithOption(id, nfqueue.NfAccept, nfqueue.WithAlteredPacket(data)))
+}
+
+// Drop is as Queue's, but does not wait for Flush.
+func (q *Reference) Drop(id uint32) error { return q.gave(id, q.nf.SetVerdict(id, nfqueue.NfDrop)) }
+
+// gave counts a verdict.
+func (q *Reference) gave(id uint32, err error) error {
 	if err != nil {
 		q.failed.Add(1)
 		return fmt.Errorf("verdict on packet %d of queue %d: %w", id, q.number, err)
