@@ -118,9 +118,11 @@ func queued() (packets uint64, err error) {
 	if errors.Is(err, unix.ENOENT) {
 		return 0, nil // no table, no packets
 	}
-	for _, r := range there[controlChain] {
-		if r.queues() { // and is none that somebody has added to look at packets
-			packets += r.packets
+	for _, chain := range []string{controlChain, midstreamChain} {
+		for _, r := range there[chain] {
+			if r.queues() { // and is none that somebody has added to look at packets
+				packets += r.packets
+			}
 		}
 	}
 	return packets, err

@@ -120,8 +120,11 @@ func firstChains(cfg *Config) []chain {
 	}
 }
 
-// controlChain is where packets are queued.
-const controlChain = "control"
+// Chains where packets are queued.
+const (
+	controlChain   = "control"
+	midstreamChain = "midstream"
+)
 
 // controlChains queue the packets of control connections.
 func controlChains(cfg *Config) []chain {
@@ -134,13 +137,23 @@ func controlChains(cfg *Config) []chain {
 		for _, state := range states(h.Transport, cfg) {
 			for _, m := range matches(h) {
 				terms := append([]term{l4proto(h.Transport)}, state...)
-				terms = append(terms, m, counter{}, queue{cfg.Queue, max(cfg.Queues, 1), !cfg.FailClosed})
+				terms = append(terms, m, counter{}, cfg.queue())
 				control.rules = append(control.rules, rule{h.Name, terms})
 			}
 		}
 	}
+	var chains []chain
+	if midstream := midstreamRules(cfg); len(midstream) > 0 {
+		chains = append(chains, chain{
+			name: midstreamChain,
+			comment: "Somebody has emptied the connection table: the first packet of a connection that goes on. That of a\n" +
+				"server is not yet known as one of a control connection's.",
+			rules: midstream,
+		})
+		control.rules = append(control.rules, rule{"", []term{ctState(stateNew), tcpNoSyn{}, jump(midstreamChain)}})
+	}
 	jumps := []rule{{"", []term{jump(control.name)}}}
-	return []chain{
+	return append(chains, []chain{
 		control,
 		{
 			name: "postrouting", hook: postrouting, priority: priorityLast,
@@ -148,8 +161,25 @@ func controlChains(cfg *Config) []chain {
 			rules:   append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...),
 		},
 		{name: "input", hook: input, priority: priorityLast, rules: jumps},
-	}
+	}...)
 }
+
+// midstreamRules queue what conntrack takes for the beginning of a connection and TCP does not. The engine knows better
+// what it is of; to numbers that the kernel has forgotten it sees itself.
+func midstreamRules(cfg *Config) (rules []rule) {
+	for _, h := range cfg.Helpers {
+		if h.Transport != helpers.TCP || len(h.Ports) == 0 {
+			continue
+		}
+		for _, key := range []portKey{ctOriginalDport, ctReplySport} { // nft wants the protocol before such a port
+			rules = append(rules, rule{h.Name, []term{l4proto(helpers.TCP), ports{key, h.Ports}, counter{}, cfg.queue()}})
+		}
+		rules = append(rules, rule{h.Name, []term{ports{thSport, h.Ports}, counter{}, cfg.queue()}})
+	}
+	return rules
+}
+
+func (cfg *Config) queue() queue { return queue{cfg.Queue, max(cfg.Queues, 1), !cfg.FailClosed} }
 
 // states are the states in which packets are queued. A first datagram is in no table yet: without NFQA_CT its
 // connection cannot be looked up, and only without NAT it is known from the packet itself.

@@ -272,13 +272,13 @@ func loadTransport(offset, length uint32) expression {
 	}}
 }
 
-func mask4(mask []byte) expression {
+func masked(mask []byte) expression {
 	return expression{"bitwise", func(ae attributes) {
 		ae.Uint32(unix.NFTA_BITWISE_SREG, register)
 		ae.Uint32(unix.NFTA_BITWISE_DREG, register)
-		ae.Uint32(unix.NFTA_BITWISE_LEN, 4)
+		ae.Uint32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
 		data(ae, unix.NFTA_BITWISE_MASK, mask)
-		data(ae, unix.NFTA_BITWISE_XOR, make([]byte, 4))
+		data(ae, unix.NFTA_BITWISE_XOR, make([]byte, len(mask)))
 	}}
 }
 

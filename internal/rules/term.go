@@ -79,7 +79,7 @@ func flags(v uint32, names ...flag) string {
 
 // bits compares what is set of mask with zero.
 func bits(key, mask, op uint32) []expression {
-	return []expression{loadCt(key), mask4(binary.NativeEndian.AppendUint32(nil, mask)), compare(op, make([]byte, 4))}
+	return []expression{loadCt(key), masked(binary.NativeEndian.AppendUint32(nil, mask)), compare(op, make([]byte, 4))}
 }
 
 // ctHelper: the connection was expected by a master with this helper (nft_ct reads the master's helper, not its own).
@@ -180,6 +180,16 @@ func (t tcpDport) ports() ports { return ports{portKey{"tcp dport", thDport.load
 func (t tcpDport) text() string { return t.ports().text() }
 func (t tcpDport) exprs(b *batch) []expression {
 	return append(l4proto(helpers.TCP).exprs(b), t.ports().exprs(b)...)
+}
+
+// tcpNoSyn: a TCP segment without SYN (RFC 9293 section 3.1).
+type tcpNoSyn struct{}
+
+func (tcpNoSyn) text() string { return "tcp flags ! syn" }
+
+func (tcpNoSyn) exprs(b *batch) []expression {
+	const flags, syn = 13, 0x02
+	return append(l4proto(helpers.TCP).exprs(b), loadTransport(flags, 1), masked([]byte{syn}), equal([]byte{0}))
 }
 
 // oifLo: the packet leaves by lo, whose index is 1 in every network namespace (LOOPBACK_IFINDEX).

@@ -146,6 +146,12 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 		for _, p := range (ports{set: h.Ports}).sorted() {
 			line("%s-m conntrack --ctorigdstport %d %s", match, p, target)
 			line("%s-m conntrack --ctreplsrcport %d %s", match, p, target)
+			if h.Transport == helpers.TCP { // connections that conntrack has forgotten
+				midstream := fmt.Sprintf("-A %s -p tcp --tcp-flags SYN NONE -m conntrack --ctstate NEW ", chain)
+				line("%s-m conntrack --ctorigdstport %d %s", midstream, p, target)
+				line("%s-m conntrack --ctreplsrcport %d %s", midstream, p, target)
+				line("%s--sport %d %s", midstream, p, target)
+			}
 		}
 		for _, l := range h.Announced {
 			line("%s-m helper --helper %q %s", match, l, target)
