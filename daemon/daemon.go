@@ -14,6 +14,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
 // Exit codes.
@@ -32,11 +33,16 @@ func Main(protocols ...helpers.Protocol) int {
 type program struct {
 	stdout, stderr io.Writer
 	protocols      []helpers.Protocol
+	probe          func([]helpers.Helper) (rules.Features, expectations, error)
 	code           int // what main returns
 }
 
 func main(args []string, stdout, stderr io.Writer, protocols []helpers.Protocol) int {
-	p := &program{stdout: stdout, stderr: stderr, protocols: protocols}
+	p := &program{stdout: stdout, stderr: stderr, protocols: protocols, probe: probeKernel}
+	return p.main(args)
+}
+
+func (p *program) main(args []string) int {
 	var commands struct {
 		Run     runCommand     `cmd:"" help:"Read control connections and open the way for what they announce, until SIGTERM."`
 		Check   checkCommand   `cmd:"" help:"Say what is wrong in a configuration file, and where."`
@@ -49,7 +55,7 @@ func main(args []string, stdout, stderr io.Writer, protocols []helpers.Protocol)
 	parser, err := kong.New(&commands,
 		kong.Name("cthelperd"),
 		kong.Description(description),
-		kong.Writers(stdout, stderr),
+		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(int) { helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
 	)
@@ -59,7 +65,7 @@ func main(args []string, stdout, stderr io.Writer, protocols []helpers.Protocol)
 	if len(args) == 0 {
 		args = []string{"--help"}
 		p.code = exitUsage
-		parser.Stdout = stderr
+		parser.Stdout = p.stderr
 	}
 	parsed, err := parser.Parse(args)
 	switch {
@@ -67,7 +73,7 @@ func main(args []string, stdout, stderr io.Writer, protocols []helpers.Protocol)
 		return p.code
 	case err != nil:
 		p.fail(exitUsage, err)
-		fmt.Fprintln(stderr, "Try 'cthelperd --help'.")
+		fmt.Fprintln(p.stderr, "Try 'cthelperd --help'.")
 		return p.code
 	}
 	if err := parsed.Run(p); err != nil {

@@ -54,11 +54,7 @@ func (c doctorCommand) Run(p *program) error {
 	if err := permitted(); err != nil {
 		return err
 	}
-	features, err := rules.Probe()
-	if err != nil {
-		return err
-	}
-	kernel, err := probeExpectations(cfg.Helpers())
+	features, kernel, err := p.probe(cfg.Helpers())
 	if err != nil {
 		return err
 	}

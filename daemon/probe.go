@@ -8,6 +8,7 @@ import (
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
+	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
 // expectations is what a kernel offers to hang expectations on.
@@ -18,6 +19,16 @@ type expectations struct {
 	label    func(helper string) string // what rules match on announced connections
 	way      string
 	err      error // why there is none
+}
+
+// probeKernel tries what queues and rules can do, and what expectations would hang on.
+func probeKernel(all []helpers.Helper) (rules.Features, expectations, error) {
+	features, err := rules.Probe()
+	if err != nil {
+		return features, expectations{}, err
+	}
+	e, err := probeExpectations(all)
+	return features, e, err
 }
 
 // ideal is a kernel that has everything.

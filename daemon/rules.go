@@ -29,9 +29,7 @@ func (c rulesCommand) Run(p *program) error {
 	kernel := ideal()
 	if permitted() != nil {
 		fmt.Fprintln(p.stdout, "# Not run as root: these are the rules for a kernel that offers everything.")
-	} else if features, err = rules.Probe(); err != nil {
-		return err
-	} else if kernel, err = probeExpectations(cfg.Helpers()); err != nil {
+	} else if features, kernel, err = p.probe(cfg.Helpers()); err != nil {
 		return err
 	}
 	text, err := rules.Text(rulesConfig(cfg, features, kernel.label))
