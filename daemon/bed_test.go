@@ -54,7 +54,7 @@ func newBedAt(t *testing.T, masquerade bool, outside string) *bed {
 		type filter hook forward priority 0; policy drop
 		ct state established,related accept
 		tcp dport { 21, 2121 } ct state new accept
-		counter reject with tcp reset
+		tcp flags & (fin | syn | rst | ack) == syn counter reject with tcp reset
 	}
 }`
 	if masquerade {

@@ -29,11 +29,12 @@ type ftpServer struct {
 	wait     sync.WaitGroup
 	mu       sync.Mutex
 	open     []net.Conn
+	late     chan struct{} // lets LATE be answered
 }
 
 func newFTPServer(t *testing.T, ns *netnstest.NS, addr string) *ftpServer {
 	t.Helper()
-	s := &ftpServer{ns: ns, listener: listen(t, ns, addr)}
+	s := &ftpServer{ns: ns, listener: listen(t, ns, addr), late: make(chan struct{})}
 	s.wait.Go(func() {
 		for {
 			c, err := s.listener.Accept()
@@ -48,6 +49,7 @@ func newFTPServer(t *testing.T, ns *netnstest.NS, addr string) *ftpServer {
 	})
 	t.Cleanup(func() {
 		s.listener.Close()
+		close(s.late)
 		s.mu.Lock()
 		for _, c := range s.open {
 			c.Close()
@@ -113,8 +115,15 @@ func (s *ftpServer) serve(c net.Conn) {
 			data.Write(file)
 			data.Close()
 			say("226 done")
+		case "EPRT": // |2|address|port|
+			n := strings.Split(arg, "|")
+			active = net.JoinHostPort(n[2], n[3])
+			say("200 fine")
 		case "NOOP":
 			say("200 fine")
+		case "LATE":
+			<-s.late
+			say("200 late")
 		default:
 			say("500 what is %q?", lines.Text())
 		}
@@ -230,6 +239,11 @@ func (c *ftpClient) port() net.Listener {
 func (c *ftpClient) announce(l net.Listener) {
 	c.t.Helper()
 	a := l.Addr().(*net.TCPAddr)
+	if a.IP.To4() == nil {
+		c.say("EPRT |2|%s|%d|", a.IP, a.Port)
+		c.expect("200")
+		return
+	}
 	c.say("PORT %s,%d,%d", strings.ReplaceAll(a.IP.String(), ".", ","), a.Port>>8, a.Port&255)
 	c.expect("200")
 }

@@ -18,6 +18,7 @@ import (
 type driver interface {
 	Receive() ([]queue.Packet, error)
 	Verdict(id uint32, data []byte) error
+	Drop(id uint32) error
 	Flush() error
 	Stats() (queue.Stats, error)
 	Close() error
@@ -84,8 +85,10 @@ func (d *daemon) batch(i int) error {
 	}
 	d.mu.Lock()
 	// What came of earlier packets comes first. The kernel is asked where it matters: that a connection ended whose
-	// addresses and ports are used again, or that an expectation was met which the next packet may cancel.
-	if d.tables.watcher.Pending() || d.engine.Pending() > 0 || begins(packets) {
+	// addresses and ports are used again, that its entry, with what it knew of its numbers, is gone (without NFQA_CT a
+	// packet does not tell), or that an expectation was met which the next packet may cancel.
+	blind := !d.features.Conntrack && d.engine.Changed() > 0
+	if d.tables.watcher.Pending() || d.engine.Pending() > 0 || blind || begins(packets) {
 		err = d.events()
 	}
 	d.packets(i, packets)
@@ -207,7 +210,9 @@ func (d *daemon) verdict(v engine.Verdict) {
 	i, id := v.ID>>32, uint32(v.ID)
 	d.touched |= 1 << i
 	var err error
-	if own, ok := d.queues[i].(*queue.Queue); ok && v.Data != nil && len(d.tables.owed) > 0 {
+	if v.Drop {
+		err = d.queues[i].Drop(id)
+	} else if own, ok := d.queues[i].(*queue.Queue); ok && v.Data != nil && len(d.tables.owed) > 0 {
 		err = own.VerdictAfter(d.tables.adjusts, id, v.Data)
 		d.tables.taken()
 	} else {

@@ -175,7 +175,9 @@ func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
 
 // conn is what an entry of the connection table says.
 func conn(f *flows.Flow) engine.Conn {
-	c := engine.Conn{Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark}
+	c := engine.Conn{
+		Transport: f.Transport, Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, Mark: f.Mark, Unconfirmed: !f.Confirmed(),
+	}
 	for dir, a := range f.Adjust {
 		c.Adjust[dir] = engine.SeqAdjust(a)
 	}
@@ -186,7 +188,7 @@ func conn(f *flows.Flow) engine.Conn {
 func (t *tables) complete(c *engine.Conn) {
 	name := connection{c.Transport, c.Orig, c.Zone}
 	_, c.Existing = t.existing[name]
-	if c.Transport != helpers.TCP || c.Orig == c.Reply.Turned() {
+	if c.Transport != helpers.TCP || c.Orig == c.Reply.Turned() || c.Unconfirmed {
 		return
 	}
 	f := flows.Flow{Transport: c.Transport, Orig: c.Orig, Reply: c.Reply, Zone: c.Zone}

@@ -39,6 +39,9 @@ type SeqAdj struct {
 // Expected says whether the connection was expected (IPS_EXPECTED).
 func (f *Flow) Expected() bool { return f.Status&nfnl.StatusExpected != 0 }
 
+// Confirmed says whether it is in the table (IPS_CONFIRMED); a first packet's is not until that leaves.
+func (f *Flow) Confirmed() bool { return f.Status&nfnl.StatusConfirmed != 0 }
+
 // Established says whether both ends of a TCP connection have spoken, and none has ended.
 func (f *Flow) Established() bool { return f.TCPState == nfnl.TCPEstablished }
 

@@ -29,6 +29,7 @@ type Conn struct {
 	Adjustable  bool         // the kernel can adjust this flow's sequence numbers (it has the extension); false: lengths must not change
 	Adjust      [2]SeqAdjust // by helpers.Dir, what the kernel adjusts now
 	Existing    bool         // known to have begun before the daemon or the capture did
+	Unconfirmed bool         // conntrack enters it after the verdict only: nobody can look it up, nor adjust it
 }
 
 // SeqAdjust is the kernel's sequence adjustment of one direction (struct nf_ct_seqadj): segments behind Pos are moved
@@ -110,10 +111,13 @@ type Adjust struct {
 	SeqAdjust
 }
 
-// Verdict lets one packet go. There is no drop: traffic passes.
+// Verdict lets one packet go: traffic passes. There is one exception.
 type Verdict struct {
 	ID   uint64
 	Data []byte // nil: as it came; else the whole packet, checksums right
+	// Drop: it is an answer that nobody has translated, because conntrack has lost its connection. It would not reach the
+	// one it is for, but make an entry that is in the way of the connection's own, and have itself answered by a RST.
+	Drop bool
 }
 
 // EventKind is what an Event tells. The strings are those of replay's JSON Lines.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 const cutTime = 10 * time.Minute
 
 // cut tells that conntrack has lost the flow's entry.
-func (f *flow) cut() bool { return f.extra != nil && f.extra.cut }
+func (f *flow) cut() bool { return f.extra != nil && !f.extra.cut.IsZero() }
 
 // mayComeBack tells whether the flow's ends do not know that its entry is gone, and it has its session for itself. What
 // nobody has answered is not kept: single packets of invented clients must not fill the table for so long.
@@ -34,21 +35,24 @@ func (e *Engine) cutOff(f *flow) {
 			f.nat.journals[dir].kernel = SeqAdjust{}
 		}
 	}
-	f.more().cut = true
-	e.timers.set(&f.extra.timer, e.now.Add(cutTime))
+	f.more().cut = e.now.Add(cutTime)
+	e.timers.set(&f.extra.timer, f.extra.cut)
 }
 
 // rejoin goes on with a flow that was cut off, at its next packet; false: the packet is of another connection. What the
 // kernel has forgotten of its numbers it is told again.
 func (e *Engine) rejoin(f *flow, p *Packet, v *packet.View) bool {
 	c, ok := e.connection(p, v)
-	if !ok {
+	if !ok || c.Unconfirmed {
 		return true // not in the table yet: nobody adjusts its numbers but the journal
 	}
 	if seenAs(&c, f.key.zone) != [2]key{f.key, f.seen(helpers.Reply)} {
 		return false
 	}
-	f.extra.cut = false
+	if e.complete != nil {
+		e.complete(&c)
+	}
+	f.extra.cut = time.Time{}
 	e.timers.clear(&f.extra.timer)
 	f.adjustable, f.mark = c.Adjustable, c.Mark
 	if !f.changed() {
@@ -62,6 +66,31 @@ func (e *Engine) rejoin(f *flow, p *Packet, v *packet.View) bool {
 			e.request(Request{Adjust: &Adjust{
 				Transport: helpers.TCP, Orig: f.orig(), Zone: f.zone, Dir: helpers.Dir(dir), SeqAdjust: want,
 			}})
+		}
+	}
+	return true
+}
+
+// stray tells whether a packet of no connection is an answer of one under NAT, which is not translated any more since
+// conntrack has lost its entry. Of the translated packets of its connection it has the tuple the other way round.
+func (e *Engine) stray(p *Packet, v *packet.View) bool {
+	if v.Transport() != helpers.TCP || v.Flags()&packet.SYN != 0 || p.Conn != nil && !p.Conn.Unconfirmed {
+		return false
+	}
+	k := show(v)
+	k = k.turned()
+	if p.Conn != nil {
+		k.zone = p.Conn.Zone
+	}
+	if f, dir := e.flows.find(&k); f == nil || dir != helpers.Original || f.nat == nil || f.closed() {
+		return false
+	}
+	if p.Conn != nil {
+		return true
+	}
+	for _, t := range []helpers.Tuple{v.Tuple(), v.Tuple().Turned()} { // the other one: it is queued before NAT
+		if _, err := e.lookup(v.Transport(), t); !errors.Is(err, ErrNotTracked) {
+			return false
 		}
 	}
 	return true

@@ -38,6 +38,7 @@ type Engine struct {
 	sweep    int // peers at which those that say nothing are thrown away
 	pending  int
 	mappings int // entries
+	changed  int // flows with journals
 	memory   int // stream bytes that are kept
 	held     int // packets in the flows' waiting
 	tickets  map[Ticket]*job
@@ -118,8 +119,13 @@ func (e *Engine) handle(p *Packet) {
 	v := &seen.view
 	f, dir := e.find(p, seen)
 	if f == nil {
-		e.stats.Unknown++
-		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID})
+		stray := e.stray(p, v)
+		if stray {
+			e.stats.Stray++
+		} else {
+			e.stats.Unknown++
+		}
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID, Drop: stray})
 		return
 	}
 	if p.Conn != nil {
@@ -497,7 +503,7 @@ func (e *Engine) abandon(j *job) {
 	}
 	if j.adjusting { // the numbers stay as they are
 		left.adjusting, left.adjust = true, j.adjust
-		left.adjust.SeqAdjust = f.nat.journal(j.dir).kernel
+		left.adjust.SeqAdjust = e.journal(f, j.dir).kernel
 		e.request(Request{Adjust: &left.adjust})
 	}
 	e.tickets[j.ticket] = left
@@ -549,7 +555,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 	}
 	clear(e.pairs)
 	clear(e.peers)
-	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, nil, 0, false
+	e.flows, e.sessions, e.timers, e.memory, e.changed, e.ticking = newTable(), nil, nil, 0, 0, false
 	return &e.step
 }
 
@@ -564,6 +570,7 @@ func (e *Engine) Stats() Stats {
 // Stats counts since the engine was made.
 type Stats struct {
 	Packets, Unknown, Undecodable uint64            // received; of no connection that is read; not IP, TCP or UDP that could be read
+	Stray                         uint64            // dropped: Verdict.Drop
 	Announced, Related            uint64            // expectations placed; used
 	Refused                       map[Reason]uint64 // by reason
 	Errors                        map[string]uint64 // by helper name

@@ -38,12 +38,13 @@ type rewriting struct {
 	journals *[2]journal // by direction; nil: nothing was ever changed
 }
 
-// journal is that of one direction, to write to.
-func (r *rewriting) journal(dir helpers.Dir) *journal {
-	if r.journals == nil {
-		r.journals = &[2]journal{}
+// journal is that of one direction of a flow under NAT, to write to.
+func (e *Engine) journal(f *flow, dir helpers.Dir) *journal {
+	if f.nat.journals == nil {
+		f.nat.journals = &[2]journal{}
+		e.changed++
 	}
-	return &r.journals[dir]
+	return &f.nat.journals[dir]
 }
 
 // changed tells whether packets of f may have to leave with other bytes or numbers.
@@ -55,7 +56,7 @@ type extra struct {
 	streams   [2]stream
 	wait      []waiting
 	timer     timer
-	cut       bool // conntrack has no entry of it, though nobody has closed it
+	cut       time.Time // until then it is kept, though conntrack has lost its entry; zero: it has not
 }
 
 // more gives the flow an extra.
@@ -69,7 +70,7 @@ func (f *flow) more() *extra {
 
 // slim takes the flow's extra away if there is nothing in it.
 func (f *flow) slim() {
-	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && !x.cut && x.streams[0].empty() &&
+	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && !f.cut() && x.streams[0].empty() &&
 		x.streams[1].empty() {
 		f.extra = nil
 	}
@@ -140,7 +141,7 @@ func (e *Engine) find(p *Packet, seen *prepared) (*flow, helpers.Dir) {
 		e.drop(f)
 	}
 	c, ok := e.connection(p, v)
-	if !ok {
+	if !ok || c.Unconfirmed && c.Transport == helpers.TCP { // it is met again when more is known of it
 		return nil, 0
 	}
 	if f = e.open(&c, zone, v, p.ID); f == nil {
@@ -215,7 +216,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		f.nat = &rewriting{reply: seen[helpers.Reply]}
 		for dir, k := range c.Adjust {
 			if k != (SeqAdjust{}) {
-				f.nat.journal(helpers.Dir(dir)).found(k)
+				e.journal(f, helpers.Dir(dir)).found(k)
 			}
 		}
 	}
@@ -231,6 +232,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		f.more().announced = &said
 	}
 	if f.session = e.sessionFor(h, f, by); f.session == nil {
+		e.forgetJournals(f)
 		e.flows.giveBack(f)
 		return nil
 	}
@@ -279,7 +281,15 @@ func (e *Engine) drop(f *flow) {
 	if f.extra != nil {
 		e.timers.clear(&f.extra.timer)
 	}
+	e.forgetJournals(f)
 	e.flows.remove(f)
+}
+
+func (e *Engine) forgetJournals(f *flow) {
+	if f.changed() {
+		f.nat.journals = nil
+		e.changed--
+	}
 }
 
 // close ends the reading of a flow: what waits leaves, its session has one flow less. The journal stays.

@@ -267,7 +267,7 @@ func (e *Engine) rewrite(j *job) {
 		e.conclude(j)
 		return
 	}
-	jl := f.nat.journal(j.dir)
+	jl := e.journal(f, j.dir)
 	found, _ := jl.foundStep()
 	total, grows := jl.total(), false
 	for _, c := range j.edits {
@@ -295,6 +295,9 @@ func (e *Engine) rewrite(j *job) {
 	}
 	switch {
 	case !grows:
+		e.conclude(j)
+	case f.cut(): // nobody else adjusts its numbers; the kernel is told when it knows the connection again
+		j.adjust = Adjust{}
 		e.conclude(j)
 	case !f.adjustable: // to adjust all packets here, without the kernel, would start in this place
 		e.undo(j, RefuseNoAdjust)
@@ -354,7 +357,7 @@ func (e *Engine) conclude(j *job) {
 		e.edited(j, &j.edits[i])
 	}
 	if j.adjust.Transport != 0 && len(j.edits) > 0 {
-		f.nat.journal(j.dir).kernel = j.adjust.SeqAdjust
+		e.journal(f, j.dir).kernel = j.adjust.SeqAdjust
 	}
 	e.tellFailure(j)
 	e.commit(j)
@@ -374,7 +377,7 @@ func (e *Engine) edited(j *job, c *helpers.Edit) {
 	})
 	if !j.udp {
 		by := append([]byte(nil), c.New...)
-		j.flow.nat.journal(j.dir).add(j.base+uint32(c.Off), uint32(c.Len), by)
+		e.journal(j.flow, j.dir).add(j.base+uint32(c.Off), uint32(c.Len), by)
 	}
 }
 

@@ -608,6 +608,114 @@ func TestVanished(t *testing.T) {
 	}
 }
 
+// The first packet after somebody has deleted a connection's entry is in no table yet, so nobody but the journal moves its
+// numbers, also if it is changed itself. The kernel is told with the next one, when it knows the connection again.
+func TestUnconfirmed(t *testing.T) {
+	for _, told := range []bool{false, true} { // by NFQA_CT
+		for _, text := range []string{"hello\n", "open tcp 10.0.0.1:4001\n", "half a line"} {
+			tracked := true
+			conn := snatConn(helpers.TCP)
+			conn.Adjustable = false // only Complete knows
+			b := newBed(t, func(cfg *engine.Config) {
+				cfg.Complete = func(c *engine.Conn) { c.Adjustable = !c.Unconfirmed }
+				cfg.Lookup = func(helpers.Transport, helpers.Tuple) (engine.Conn, error) {
+					if tracked {
+						return conn, nil
+					}
+					return engine.Conn{}, engine.ErrNotTracked
+				}
+			})
+			b.blind = !told
+			f := b.tcp(conn, 1000)
+			f.say(orig, "open tcp 10.0.0.1:4000\n")
+			grown := f.acked(orig) - f.next[orig]
+			if grown == 0 {
+				t.Fatal("the length does not change")
+			}
+			acks := f.acked(orig)
+			b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+			*b.adjust(conn.Orig), b.done = [2]engine.SeqAdjust{}, nil
+			tracked, f.conn.Unconfirmed = false, told
+			if b.e.Changed() != 1 {
+				t.Errorf("%d connections are changed, want one", b.e.Changed())
+			}
+			seq := f.next[orig]
+			f.next[orig] += uint32(len(text))
+			id := f.raw(orig, packet.ACK, seq, f.next[reply], text)
+			b.pass(3 * time.Second) // half a line is not kept for ever, and not forgotten
+			if got, _ := b.seqs(id); got != seq+grown {
+				t.Errorf("told %v: %q leaves with number %d, want %d", told, text, got, seq+grown)
+			}
+			if strings.Contains(strings.Join(b.done, "\n"), "adjust") {
+				t.Errorf("told %v: the kernel is told of a connection that it does not know: %q", told, b.done)
+			}
+			tracked, f.conn = true, conn
+			out := uint32(len(b.payload(id)))
+			id = f.raw(reply, packet.ACK, f.next[reply], acks+out, "")
+			if _, got := b.seqs(id); got != f.next[orig] {
+				t.Errorf("told %v: %q is acknowledged by %d, want %d", told, text, got, f.next[orig])
+			}
+			if got := b.adjust(conn.Orig)[0].After; uint32(got) != acks+out-f.next[orig] {
+				t.Errorf("told %v: behind %q the kernel moves numbers by %d, want %d", told, text, got, acks+out-f.next[orig])
+			}
+			n := b.e.Stats().Announced
+			f.say(orig, "\nopen tcp 10.0.0.1:4002\n")
+			if s := b.e.Stats(); s.Announced != n+1 || s.Flows != 1 || s.Gaps > 0 {
+				t.Errorf("told %v, %q: %d announced of %d flows, %d gaps", told, text, s.Announced-n, s.Flows, s.Gaps)
+			}
+		}
+	}
+}
+
+// An answer that is not translated any more, as conntrack has lost its connection, is dropped. Nothing else is.
+func TestStray(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		for name, conn := range map[string]engine.Conn{
+			"routed": plainConn(helpers.TCP), "snat": snatConn(helpers.TCP), "dnat": dnatConn(helpers.TCP),
+		} {
+			back := helpers.Tuple{Src: conn.Reply.Src, Dst: conn.Reply.Dst} // as the server sends it
+			other := helpers.Tuple{Src: back.Src, Dst: addPort(back.Dst, 1)}
+			for _, tt := range []struct {
+				name    string
+				tuple   helpers.Tuple
+				flags   byte
+				tracked bool
+				want    bool
+			}{
+				{"answer", back, packet.ACK, false, name != "routed"},
+				{"beginning", back, packet.SYN, false, false},
+				{"of a connection the other way", back, packet.ACK, true, false},
+				{"another port", other, packet.ACK, false, false},
+				{"of the connection, queued before NAT", back, packet.ACK, true, false},
+			} {
+				there, known := conn, true
+				b := newBed(t, func(cfg *engine.Config) {
+					cfg.Lookup = func(_ helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
+						if known && (seen == there.Orig.Turned() || seen == there.Reply.Turned()) {
+							return there, nil
+						}
+						return engine.Conn{}, engine.ErrNotTracked
+					}
+				})
+				b.tcp(conn, 1000)
+				b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+				known = tt.tracked
+				if !strings.Contains(tt.name, "before NAT") {
+					there = engine.Conn{Transport: helpers.TCP, Orig: tt.tuple, Reply: tt.tuple.Turned(), Unconfirmed: !known}
+				}
+				p := engine.Packet{ID: 100, Time: b.now, Data: tcpPacket(tt.tuple, tt.flags, 6001, 1001, "200 fine\n")}
+				if told {
+					p.Conn = &there
+				}
+				s := b.e.Handle(p)
+				if len(s.Verdicts) != 1 || s.Verdicts[0].ID != 100 || s.Verdicts[0].Drop != tt.want {
+					t.Errorf("%s, told %v, %s: verdicts %+v, want it dropped: %v", name, told, tt.name, s.Verdicts, tt.want)
+				}
+			}
+		}
+	}
+}
+
 // A daemon was killed just after it had sent a changed segment. The copy of that segment, which the next daemon sees
 // first, leaves with the same bytes, and its change is not counted twice.
 func TestCopyForTheNextDaemon(t *testing.T) {

@@ -79,11 +79,14 @@ func (e *Engine) expire() {
 		case t.entry != nil:
 			e.cause = cause{time: e.now}
 			e.expired(t.entry)
-		case t.flow.closed(), t.flow.cut():
+		case t.flow.closed(), t.flow.cut() && !e.now.Before(t.flow.extra.cut):
 			e.drop(t.flow)
 		default:
 			e.cause = cause{time: e.now}
 			e.waited(t.flow)
+			if f := t.flow; f.cut() && t.place == 0 {
+				e.timers.set(t, f.extra.cut)
+			}
 			t.flow.slim()
 		}
 	}
