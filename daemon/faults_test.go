@@ -134,13 +134,38 @@ func TestRulesFoughtFor(t *testing.T) {
 	b.wants("after the end", left{})
 }
 
-// A rule set that the administrator keeps is his: the daemon says what is missing of its own.
+// A rule set that the administrator keeps is his: when he loads it anew, with everything else flushed before, the daemon
+// puts back what it keeps in a table of its own all the same. Without that, lengths could not change under NAT.
 func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
-	b := newBed(t, false)
+	b := newPublishedBed(t)
 	file := b.config("rules: none\n")
+	server, passive := published, (*ftpClient).pasv
+	admin := b.t.TempDir() + "/admin.nft"
+	writeFile(t, admin, "flush ruleset\n"+b.firewall.Run("nft", "list", "ruleset"))
+	queueing := b.command("rules", "--config", file).ends(0)
+	if strings.Contains(queueing, "iptables") { // those cannot queue behind NAT
+		server, passive = control, (*ftpClient).passive
+	}
+	b.install(queueing)
 	d := b.run("--config", file)
+	for i := range 5 {
+		if i > 0 {
+			b.firewall.Run("nft", "-f", admin)
+			d.says("rules were taken away and are back", i)
+			b.install(queueing)
+		}
+		c := newFTPClient(t, b.client, server)
+		b.works("passive", func() error { return passive(c) })
+		if server == published {
+			b.adjusted(true)
+		}
+		c.conn.Close()
+	}
+	d.counts("rules-restored", 4)
 	b.firewall.Run("nft", "delete table inet cthelperd")
-	d.says("SIGHUP puts them back", 1)
+	d.says("rules were taken away and are back", 5)
+	b.firewall.Run("nft", "delete table inet cthelperd")
+	d.says("something fights for them", 1)
 	if b.left().Table {
 		t.Error("the table is back")
 	}
@@ -149,7 +174,7 @@ func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
 	if !b.left().Table {
 		t.Error("the table is not back after SIGHUP")
 	}
-	d.counts("rules-restored", 0)
+	d.counts("rules-restored", 5)
 	d.stop()
 }
 

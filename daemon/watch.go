@@ -39,19 +39,19 @@ func (d *daemon) checkRules() {
 	}
 	g.broken = true
 	d.excuse()
-	if d.cfg.Rules == config.RulesNone {
-		d.log.Error("rules were taken away: without them numbers under NAT cannot be adjusted; SIGHUP puts them back", "missing", missing)
-		return
+	then := "control connections pass unread"
+	if d.cfg.Rules == config.RulesNone { // the table holds what nft cannot load
+		then = "without them numbers under NAT cannot be adjusted"
 	}
 	now := time.Now()
 	g.restored = slices.DeleteFunc(g.restored, func(t time.Time) bool { return now.Sub(t) > restoresWithin })
 	if len(g.restored) == restoresAtOnce {
-		d.log.Error("rules were taken away again: something fights for them, they stay away until SIGHUP; control connections pass unread",
-			"missing", missing, "restored", fmt.Sprintf("%d times within %v", restoresAtOnce, restoresWithin))
+		d.log.Error("rules were taken away again: something fights for them, they stay away until SIGHUP", "then", then, "missing", missing,
+			"restored", fmt.Sprintf("%d times within %v", restoresAtOnce, restoresWithin))
 		return
 	}
 	if err := d.install(d.cfg); err != nil {
-		d.log.Error("rules were taken away and cannot be put back: control connections pass unread until SIGHUP", "missing", missing, "error", err)
+		d.log.Error("rules were taken away and cannot be put back until SIGHUP", "then", then, "missing", missing, "error", err)
 		return
 	}
 	g.restored = append(g.restored, now)
