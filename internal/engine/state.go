@@ -146,8 +146,11 @@ func (f *flow) save() savedFlow {
 	if f.extra != nil {
 		to.Announced = f.extra.announced
 	}
-	if f.closed() || f.cut() {
+	switch {
+	case f.closed():
 		to.Until = f.extra.timer.when
+	case f.cut():
+		to.Until = f.extra.cut
 	}
 	if !f.closed() {
 		to.Session = f.session.id
@@ -378,7 +381,9 @@ func (e *loader) flow(from *savedFlow) error {
 	}
 	if s == nil || !from.Until.IsZero() {
 		e.timers.set(&f.more().timer, from.Until)
-		f.extra.cut = s != nil
+		if s != nil {
+			f.extra.cut = from.Until
+		}
 	}
 	return nil
 }
