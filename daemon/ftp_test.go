@@ -122,7 +122,7 @@ func (s *ftpServer) serve(c net.Conn) {
 		case "NOOP":
 			say("200 fine")
 		case "LATE":
-			<-s.late
+			<-s.late // or the end of the test
 			say("200 late")
 		default:
 			say("500 what is %q?", lines.Text())

@@ -118,6 +118,7 @@ type daemon struct {
 	ambiguous  bool   // it was said that connections of several zones look alike
 	repairs    uint64 // entries of the kernel's tables that somebody else took out
 	eventsLost uint64 // times that the kernel could not tell what happened to connections
+	untold     uint64 // connections that ended, and the kernel did not say so
 	pace       pace
 }
 
@@ -274,6 +275,15 @@ func (d *daemon) audit() {
 	}
 	for _, id := range evicted {
 		d.gone(id)
+	}
+	untold, err := d.tables.askExisting()
+	if err != nil {
+		d.log.Warn("the connection table cannot be read", "error", err)
+	}
+	for _, c := range untold {
+		d.untold++
+		d.tables.ended(&flows.Flow{Transport: c.transport, Orig: c.orig, Zone: c.zone})
+		d.drive(d.engine.Vanished(c.transport, c.orig, c.zone, time.Now()))
 	}
 	d.overflow()
 	d.catchUp()

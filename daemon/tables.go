@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/cthelperd/cthelperd/expect"
@@ -30,6 +31,7 @@ type tables struct {
 	zones    zones // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
+	unasked  []connection       // of existing, in this round of askExisting
 	suspects map[expect.ID]bool // were not in the kernel's table the last time
 }
 
@@ -202,6 +204,32 @@ func (t *tables) ended(f *flows.Flow) {
 	name := connection{f.Transport, f.Orig, f.Zone}
 	delete(t.existing, name)
 	t.zones.remove(f)
+}
+
+// askedAtOnce bounds askExisting: what it takes is a system call each.
+const askedAtOnce = 256
+
+// askExisting asks for some connections that are older than the daemon, in turns, and gives those that are gone. With
+// nf_conntrack_events=2, the default, the kernel says nothing of the end of what began while nobody listened.
+func (t *tables) askExisting() (gone []connection, err error) {
+	if len(t.unasked) == 0 {
+		t.unasked = slices.AppendSeq(t.unasked, maps.Keys(t.existing))
+	}
+	n := min(len(t.unasked), askedAtOnce)
+	for _, c := range t.unasked[:n] {
+		if _, there := t.existing[c]; !there {
+			continue
+		}
+		there, err := t.flows.Has(c.transport, c.orig, c.zone)
+		if err != nil {
+			return gone, err
+		}
+		if !there {
+			gone = append(gone, c)
+		}
+	}
+	t.unasked = t.unasked[n:]
+	return gone, nil
 }
 
 // evicted are the expectations that have left the kernel's table and nobody said so: not used, as an event would have

@@ -160,6 +160,15 @@ func (t *Table) again(tr helpers.Transport, orig helpers.Tuple, zone uint16) (Fl
 	return f, err
 }
 
+// Has says whether there is a connection with the original tuple orig.
+func (t *Table) Has(tr helpers.Transport, orig helpers.Tuple, zone uint16) (bool, error) {
+	_, err := t.again(tr, orig, zone)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // ErrNotReplaceable says that a connection's entry holds what a new one could not be given.
 var ErrNotReplaceable = nfnl.ErrNotReplaceable
 
