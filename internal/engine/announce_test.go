@@ -423,6 +423,35 @@ func TestVerdictComesLast(t *testing.T) {
 	}
 }
 
+// A packet's bytes are the caller's again while the kernel is asked.
+func TestBytesWhileTheKernelIsAsked(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(snatConn(helpers.TCP), 1000)
+	b.answers = false
+	first := f.say(orig, "open tcp 10.0.0.1:4000\nopen tcp 10.0.")
+	b.resume() // the expectation, then the adjustment
+	b.resume()
+	b.answers = true
+	second := f.say(orig, "0.1:4001\n")
+	if got, want := b.payload(first)+b.payload(second), "open tcp 203.0.113.1:4000\nopen tcp 203.0.113.1:4001\n"; got != want {
+		t.Errorf("left: %q, want %q", got, want)
+	}
+}
+
+// Nothing is done any more for a flow that has gone: its place may be another's.
+func TestTimerOfAFlowThatHasGone(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	f.send(orig, packet.RST, "")
+	if b.e.Next().IsZero() {
+		t.Fatal("a closed flow is kept for ever")
+	}
+	b.drive(b.e.Ended(helpers.TCP, f.conn.Orig, 0, b.now))
+	if next := b.e.Next(); !next.IsZero() {
+		t.Errorf("there is something to do at %v", next)
+	}
+}
+
 // At most 16 packets wait for a session; more pass, and are read later.
 func TestQueueIsBounded(t *testing.T) {
 	b := newBed(t, nil)

@@ -316,6 +316,7 @@ func (b *bed) send(c engine.Conn, dir helpers.Dir, data []byte) uint64 {
 	for i := range data {
 		data[i] = 0xee // the engine must not look at it any more
 	}
+	c = engine.Conn{Transport: helpers.UDP, Zone: 77} // nor at this
 	return id
 }
 

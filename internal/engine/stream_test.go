@@ -716,6 +716,60 @@ func TestStray(t *testing.T) {
 	}
 }
 
+// What comes back, asked for by its tuple, is the connection that was cut off, or another one behind the same NAT. As
+// long as the table has none, nobody but the journal moves numbers.
+func TestVanishedAndLookedUp(t *testing.T) {
+	conn, other := snatConn(helpers.TCP), snatConn(helpers.TCP)
+	other.Orig.Src = netip.MustParseAddrPort("10.0.0.77:5000")
+	for _, tt := range []struct {
+		name  string
+		conn  engine.Conn
+		err   error
+		from  string
+		want  string
+		moved bool
+	}{
+		{"the same", conn, nil, "10.0.0.1", "expect tcp *>10.0.0.1:4001 at 203.0.113.1:4001", true},
+		{"none yet", engine.Conn{}, engine.ErrNotTracked, "10.0.0.1", "expect tcp *>10.0.0.1:4001 at 203.0.113.1:4001", true},
+		{"another", other, nil, "10.0.0.77", "refuse tcp *>10.0.0.77:4001 at 203.0.113.1:4001 late", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, func(c *engine.Config) {
+				c.Lookup = func(helpers.Transport, helpers.Tuple) (engine.Conn, error) { return tt.conn, tt.err }
+			})
+			f := b.tcp(conn, 1000)
+			f.say(orig, "open tcp 10.0.0.1:4000\n")
+			after := uint32(b.adjust(conn.Orig)[0].After)
+			if after == 0 {
+				t.Fatal("the length does not change")
+			}
+			b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+			*b.adjust(conn.Orig) = [2]engine.SeqAdjust{}
+			b.log = nil
+			seen := conn.Reply.Turned()
+			handle := func(seq uint32, text string) uint64 {
+				b.last++
+				data := tcpPacket(seen, packet.ACK, seq, f.next[reply], text)
+				b.open[b.last] = sent{slices.Clone(data), conn.Orig, orig}
+				b.drive(b.e.Handle(engine.Packet{ID: b.last, Time: b.now, Data: data}))
+				return b.last
+			}
+			id := handle(f.next[orig], "hello\n")
+			want := f.next[orig]
+			if tt.moved {
+				want += after
+			}
+			if got, _ := b.seqs(id); got != want {
+				t.Errorf("the next segment leaves with number %d, want %d", got, want)
+			}
+			handle(f.next[orig]+6, "open tcp "+tt.from+":4001\n")
+			if len(b.log) == 0 || b.log[0] != tt.want {
+				t.Errorf("events %q, want %q first", b.log, tt.want)
+			}
+		})
+	}
+}
+
 // A daemon was killed just after it had sent a changed segment. The copy of that segment, which the next daemon sees
 // first, leaves with the same bytes, and its change is not counted twice.
 func TestCopyForTheNextDaemon(t *testing.T) {
