@@ -170,3 +170,17 @@ func TestLoadKeepsTheCaller(t *testing.T) {
 		t.Errorf("Complete was called %d times, Lookup %d, Missed %d", completed, lookedUp, missed)
 	}
 }
+
+// Neither a direction that turned out foreign nor a connection that was met late without excuse is trusted by the next
+// process.
+func TestDistrustIsSaved(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	f.say(orig, "foreign\n")
+	late := b.late(otherClient(plainConn(helpers.TCP)), 1000)
+	late.say(orig, "hello\n")
+	b.move(nil)
+	f.say(orig, "open tcp 10.0.0.1:4000\n")
+	late.say(orig, "open tcp 10.0.0.2:4000\n")
+	b.events("error orig 0 foreign", "refuse tcp *>10.0.0.2:4000 at 10.0.0.1:4000 late")
+}

@@ -526,6 +526,26 @@ func TestHolesOfBothDirections(t *testing.T) {
 	}
 }
 
+// What is kept is counted as long as it is kept, and no longer.
+func TestMemoryIsGivenBack(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	for range 3 {
+		seq := f.next[orig]
+		f.next[orig] += 6
+		f.say(orig, "wor")
+		f.say(orig, "ld\nthe rest")
+		if b.e.Memory() < len("world\nthe rest") {
+			t.Errorf("%d bytes are counted", b.e.Memory())
+		}
+		f.raw(orig, packet.ACK, seq, f.next[reply], "hello\n")
+		f.say(orig, "\n")
+		if n := b.e.Memory(); n != 0 {
+			t.Errorf("%d bytes are still counted", n)
+		}
+	}
+}
+
 // Packets were lost in the queue, but what is missing here was lost on the wire, and comes again.
 func TestHoleOfTheWire(t *testing.T) {
 	for _, conn := range []engine.Conn{plainConn(helpers.TCP), snatConn(helpers.TCP)} {
