@@ -88,6 +88,9 @@ func (e *Engine) stray(p *Packet, v *packet.View) bool {
 	if p.Conn != nil {
 		return true
 	}
+	if e.lookup == nil {
+		return false
+	}
 	for _, t := range []helpers.Tuple{v.Tuple(), v.Tuple().Turned()} { // the other one: it is queued before NAT
 		if _, err := e.lookup(v.Transport(), t); !errors.Is(err, ErrNotTracked) {
 			return false

@@ -736,6 +736,17 @@ func TestStray(t *testing.T) {
 	}
 }
 
+// Without a table to ask nothing is known to be stray, and nothing is dropped.
+func TestStrayWithoutLookup(t *testing.T) {
+	b := newBed(t, nil)
+	conn := snatConn(helpers.TCP)
+	b.tcp(conn, 1000)
+	s := b.e.Handle(engine.Packet{ID: 100, Time: b.now, Data: tcpPacket(conn.Reply, packet.ACK, 6001, 1001, "200 fine\n")})
+	if len(s.Verdicts) != 1 || s.Verdicts[0].Drop {
+		t.Errorf("verdicts %+v", s.Verdicts)
+	}
+}
+
 // What comes back, asked for by its tuple, is the connection that was cut off, or another one behind the same NAT. As
 // long as the table has none, nobody but the journal moves numbers.
 func TestVanishedAndLookedUp(t *testing.T) {
