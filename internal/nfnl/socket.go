@@ -75,8 +75,9 @@ func (s *socket) receive(most int) (int, error) {
 		s.headers[i].Namelen = unix.SizeofSockaddrNetlink
 	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[0])), uintptr(most),
-			unix.MSG_DONTWAIT, 0, 0)
+		// Go's scheduler need not hear of a call that does not wait.
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[0])),
+			uintptr(most), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil
