@@ -31,6 +31,7 @@ func (d *daemon) events() error {
 		}
 	}
 	d.catchUp()
+	d.noteCuts()
 	return nil
 }
 

@@ -187,6 +187,47 @@ func TestConntrackFlushedServerFirst(t *testing.T) {
 	}
 }
 
+// Packets wait in the queue while somebody empties the connection table: the kernel goes on moving the numbers of those that
+// belong to an entry that is gone, and of no others. No byte gets lost, or into a wrong place.
+func TestConntrackFlushedWhileQueued(t *testing.T) {
+	for _, tt := range flushBeds {
+		if tt.longer == "" {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			b := tt.bed(t)
+			d := b.run()
+			c := newFTPClient(t, b.client, tt.server)
+			active, passive := c.active, c.passive
+			if tt.longer == "the server's" {
+				passive = c.pasv
+			}
+			for i := range 3 {
+				b.works("active", active)
+				b.works("passive", passive)
+				c.acknowledged()
+				d.pause()
+				c.say("line %d", i)
+				for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+					if waiting, _ := b.queue(); waiting > 0 {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatal("nothing is queued")
+					}
+				}
+				b.firewall.Run("conntrack", "-F")
+				d.signal(unix.SIGCONT)
+				b.works("the line", func() error { return c.hears(fmt.Sprintf("500 what is \"line %d\"?\r\n", i)) })
+				b.works("another", func() error { return c.exact("another") })
+			}
+			b.works("active", active)
+			b.works("passive", passive)
+			d.stop()
+		})
+	}
+}
+
 // acknowledged waits until the server has acknowledged all.
 func (c *ftpClient) acknowledged() {
 	c.t.Helper()

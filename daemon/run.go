@@ -115,10 +115,12 @@ type daemon struct {
 	asks    asks
 	cut     uint64 // packets that were longer than a queue can show
 
-	ambiguous  bool   // it was said that connections of several zones look alike
-	repairs    uint64 // entries of the kernel's tables that somebody else took out
-	eventsLost uint64 // times that the kernel could not tell what happened to connections
-	untold     uint64 // connections that ended, and the kernel did not say so
+	ambiguous  bool    // it was said that connections of several zones look alike
+	repairs    uint64  // entries of the kernel's tables that somebody else took out
+	eventsLost uint64  // times that the kernel could not tell what happened to connections
+	untold     uint64  // connections that ended, and the kernel did not say so
+	cuts       uint64  // of the engine, when doubts were noted
+	doubts     []doubt // by queue; nil: none yet
 	pace       pace
 }
 
@@ -285,6 +287,7 @@ func (d *daemon) audit() {
 		d.tables.ended(&flows.Flow{Transport: c.transport, Orig: c.orig, Zone: c.zone})
 		d.drive(d.engine.Vanished(c.transport, c.orig, c.zone, time.Now()))
 	}
+	d.noteCuts()
 	d.overflow()
 	d.catchUp()
 	if n := d.lines.unsaid(); n > 0 && !d.log.Enabled(context.Background(), slog.LevelDebug) {

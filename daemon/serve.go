@@ -177,7 +177,7 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 			d.verdict(engine.Verdict{ID: id})
 			continue
 		}
-		in := engine.Packet{ID: id, Time: now, Data: p.Data}
+		in := engine.Packet{ID: id, Time: now, Data: p.Data, Doubtful: d.doubts != nil && d.doubts[i].covers(p.ID)}
 		if p.Conntrack != nil {
 			in.Conn = d.tables.packetConn(p)
 		}

@@ -18,6 +18,9 @@ type Packet struct {
 	Time time.Time // arrival
 	Data []byte    // from the IP header on; the engine copies what it needs beyond the call
 	Conn *Conn     // what the queue said of its connection (NFQA_CT); nil: the engine asks Config.Lookup once a flow
+	// Doubtful: it may have been queued before the newest entry that Vanished told of was gone. Then the kernel still moves
+	// its numbers as that entry says.
+	Doubtful bool
 }
 
 // Conn is a connection as conntrack knows it.
@@ -116,7 +119,8 @@ type Verdict struct {
 	ID   uint64
 	Data []byte // nil: as it came; else the whole packet, checksums right
 	// Drop: it is an answer that nobody has translated, because conntrack has lost its connection. It would not reach the
-	// one it is for, but make an entry that is in the way of the connection's own, and have itself answered by a RST.
+	// one it is for, but make an entry that is in the way of the connection's own, and have itself answered by a RST. Or
+	// nobody knows what the kernel will do to its numbers (Packet.Doubtful). TCP repeats it.
 	Drop bool
 }
 

@@ -35,6 +35,7 @@ func (e *Engine) cutOff(f *flow) {
 			f.nat.journals[dir].kernel = SeqAdjust{}
 		}
 	}
+	e.cuts++
 	f.more().cut = e.now.Add(cutTime)
 	e.timers.set(&f.extra.timer, f.extra.cut)
 }
@@ -98,6 +99,17 @@ func (e *Engine) stray(p *Packet, v *packet.View) bool {
 	}
 	return true
 }
+
+// doubtful tells whether a packet's numbers may be moved by an entry that is gone: they would be moved twice, or not.
+func (e *Engine) doubtful(seen *prepared) bool {
+	k := seen.key
+	k.zone = 0
+	f, _ := e.flows.findHashed(&k, seen.hash)
+	return f != nil && f.cut() && f.changed()
+}
+
+// Cuts is how many connections have lost their entries until now, and are remembered.
+func (e *Engine) Cuts() uint64 { return e.cuts }
 
 // adjust is the kernel's part of what the journal does: its newest edit and all before it.
 func (j *journal) adjust() SeqAdjust {

@@ -39,6 +39,7 @@ type Engine struct {
 	pending  int
 	mappings int // entries
 	changed  int // flows with journals
+	cuts     uint64
 	memory   int // stream bytes that are kept
 	held     int // packets in the flows' waiting
 	tickets  map[Ticket]*job
@@ -117,6 +118,11 @@ func (e *Engine) handle(p *Packet) {
 		return
 	}
 	v := &seen.view
+	if p.Doubtful && e.doubtful(seen) {
+		e.stats.Stray++
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID, Drop: true})
+		return
+	}
 	f, dir := e.find(p, seen)
 	if f == nil {
 		stray := e.stray(p, v)

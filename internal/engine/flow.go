@@ -132,6 +132,9 @@ func (e *Engine) find(p *Packet, seen *prepared) (*flow, helpers.Dir) {
 	k.zone = zone
 	f, dir := e.flows.findHashed(k, seen.hash)
 	if f != nil {
+		if c := p.Conn; c != nil && c.Unconfirmed && !f.cut() && f.is(c, zone) && f.mayComeBack() && v.Flags()&packet.SYN == 0 {
+			e.cutOff(f) // a packet of the entry that is gone was queued still when its end was told
+		}
 		if !e.replaced(f, dir, p.Conn, zone, v) && (!f.cut() || e.rejoin(f, p, v)) {
 			return f, dir
 		}
