@@ -687,6 +687,47 @@ func TestUnconfirmed(t *testing.T) {
 	}
 }
 
+// A packet was queued before its connection's entry went, and is met after that was told. The kernel moves its numbers as
+// that entry says. If the packet brings the entry, the engine reckons with it, and with none for the next packet; else the
+// packet is dropped.
+func TestQueuedBefore(t *testing.T) {
+	conn := snatConn(helpers.TCP)
+	for _, told := range []bool{false, true} {
+		b := newBed(t, func(cfg *engine.Config) {
+			cfg.Complete = func(c *engine.Conn) { c.Adjustable = true }
+			cfg.Lookup = func(helpers.Transport, helpers.Tuple) (engine.Conn, error) { return conn, nil }
+		})
+		f := b.tcp(conn, 1000)
+		f.say(orig, "open tcp 10.0.0.1:4000\n")
+		grown, seq, ack := f.acked(orig)-f.next[orig], f.next[orig], f.next[reply]
+		if grown == 0 {
+			t.Fatal("the length does not change")
+		}
+		b.drive(b.e.Vanished(helpers.TCP, conn.Orig, 0, b.now))
+		if b.e.Cuts() != 1 {
+			t.Errorf("%d connections lost their entry, want one", b.e.Cuts())
+		}
+		const text = "hello\n"
+		f.next[orig] += uint32(len(text))
+		if !told {
+			p := engine.Packet{ID: 100, Time: b.now, Doubtful: true, Data: tcpPacket(conn.Reply.Turned(), packet.ACK, seq, ack, text)}
+			if s := b.e.Handle(p); len(s.Verdicts) != 1 || !s.Verdicts[0].Drop {
+				t.Errorf("verdicts %+v, want it dropped", s.Verdicts)
+			}
+			continue
+		}
+		f.conn.Adjust = *b.adjust(conn.Orig)
+		if got, _ := b.seqs(f.raw(orig, packet.ACK, seq, ack, text)); got != seq+grown {
+			t.Errorf("a packet of the entry that is gone leaves with number %d, want %d", got, seq+grown)
+		}
+		*b.adjust(conn.Orig) = [2]engine.SeqAdjust{}
+		f.conn.Adjust, f.conn.Unconfirmed = [2]engine.SeqAdjust{}, true
+		if got, _ := b.seqs(f.raw(orig, packet.ACK, f.next[orig], ack, text)); got != f.next[orig]+grown {
+			t.Errorf("the first packet of the next entry leaves with number %d, want %d", got, f.next[orig]+grown)
+		}
+	}
+}
+
 // An answer that is not translated any more, as conntrack has lost its connection, is dropped. Nothing else is.
 func TestStray(t *testing.T) {
 	for _, told := range []bool{false, true} {
