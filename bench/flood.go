@@ -27,11 +27,13 @@ type flood struct {
 	order     []int // of the flows
 	at        int
 	announced uint32
+	hidden    bool // the clients are behind a masquerade
 }
 
 // flow is a control connection. Its numbers are those of the next byte.
 type flow struct {
 	client     uint32 // address
+	seen       uint32 // where the server answers to: another one under masquerade
 	clientPort uint16
 	seq        [2]uint32 // client's, server's
 	stage      uint8     // of the exchange
@@ -42,6 +44,7 @@ const (
 	sink  = "sink" // where they go
 
 	serverAddress = 10<<24 | 2<<16 | 2 // 10.2.0.2
+	routerAddress = 10<<24 | 2<<16 | 1 // 10.2.0.1
 	firstClient   = 10<<24 | 64<<16    // 10.64.0.0 and on
 	window        = 1000               // packets on their way, at most: less than any queue holds
 )
@@ -108,6 +111,17 @@ func (g *flood) counted() (uint64, error) {
 	return strconv.ParseUint(fields[1], 10, 64) // ifb: what it is given counts as received
 }
 
+// hide puts the clients of connections that are opened later behind a masquerade.
+func (g *flood) hide() error {
+	g.hidden = true
+	return nft(`table ip hide {
+	chain postrouting {
+		type nat hook postrouting priority srcnat
+		oifname "` + sink + `" ip daddr 10.2.0.2 masquerade
+	}
+}`)
+}
+
 // wait returns when at most n packets are on their way.
 func (g *flood) wait(n uint64) error {
 	progress := time.Now()
@@ -145,7 +159,11 @@ func (g *flood) send(f *flow, dir int, flags byte, payload string) error {
 	if dir == 1 {
 		from, to, fromPort, toPort = to, from, toPort, fromPort
 	}
-	binary.BigEndian.PutUint32(b[from:], f.client)
+	client := f.client
+	if dir == 1 {
+		client = f.seen
+	}
+	binary.BigEndian.PutUint32(b[from:], client)
 	binary.BigEndian.PutUint32(b[to:], serverAddress)
 	binary.BigEndian.PutUint16(b[fromPort:], f.clientPort)
 	binary.BigEndian.PutUint16(b[toPort:], 21)
@@ -193,6 +211,10 @@ func (g *flood) open(n int) error {
 	g.flows, g.order = make([]flow, n), rand.Perm(n)
 	for i := range g.flows {
 		g.flows[i] = flow{client: firstClient + 1 + uint32(i>>2), clientPort: uint16(40000 + i&3)}
+		g.flows[i].seen = g.flows[i].client
+		if g.hidden { // a port for each, so that none is changed
+			g.flows[i].seen, g.flows[i].clientPort = routerAddress, uint16(10000+i)
+		}
 		g.flows[i].seq = [2]uint32{rand.Uint32(), rand.Uint32()}
 	}
 	for some := range slices.Chunk(g.flows, window) {

@@ -30,7 +30,7 @@ func takeFlows(o *options, variant string) (map[string]float64, error) {
 
 func accept(o *options, variant string, flows int) (map[string]float64, error) {
 	const burst = window
-	return withFlood(o, variant, flows, takeTurns, func(g *flood, w *worker) (done work, err error) {
+	return withFlood(o, variant, crowd{flows: flows}, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done.count += burst {
 			w.cmd.Process.Signal(unix.SIGSTOP)
 			err = checked(g, w, func() error {
@@ -52,7 +52,7 @@ func accept(o *options, variant string, flows int) (map[string]float64, error) {
 
 // takeSteady is the same while packets come all the time, as fast as they can be made.
 func takeSteady(o *options, variant string) (map[string]float64, error) {
-	return withFlood(o, variant, window, takeTurns, func(g *flood, w *worker) (done work, err error) {
+	return withFlood(o, variant, crowd{flows: window}, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		begin, sent := time.Now(), g.sent
 		err = checked(g, w, func() error {
 			for time.Since(begin) < o.length {
@@ -87,8 +87,17 @@ func checked(g *flood, w *worker, f func() error) error {
 
 // takeAnnounce lets a worker place an expectation for each of many PASV replies.
 func takeAnnounce(o *options, variant string) (map[string]float64, error) {
+	return announce(o, variant, false)
+}
+
+// takeHidden is the same while the clients are behind a masquerade. What a PASV reply says stays as it is.
+func takeHidden(o *options, variant string) (map[string]float64, error) {
+	return announce(o, variant, true)
+}
+
+func announce(o *options, variant string, hidden bool) (map[string]float64, error) {
 	const flows = 400 // each keeps up to 8 expectations; the kernel's table has 4096
-	return withFlood(o, variant, flows, (*flood).announce, func(g *flood, w *worker) (done work, err error) {
+	return withFlood(o, variant, crowd{flows, hidden}, (*flood).announce, func(g *flood, w *worker) (done work, err error) {
 		made, err := expectations()
 		if err != nil {
 			return done, err
@@ -124,10 +133,16 @@ type work struct {
 	spent time.Duration
 }
 
+// crowd is what connections a flood is made of.
+type crowd struct {
+	flows  int
+	hidden bool // behind a masquerade
+}
+
 // withFlood measures f while a worker has a processor of its own. Before that warm is done again and again, so that
 // nothing happens for the first time while it is measured.
 func withFlood(
-	o *options, variant string, flows int, warm func(*flood) error, f func(*flood, *worker) (work, error),
+	o *options, variant string, of crowd, warm func(*flood) error, f func(*flood, *worker) (work, error),
 ) (map[string]float64, error) {
 	g, err := newFlood()
 	if err != nil {
@@ -141,7 +156,12 @@ func withFlood(
 	if err := pin(generatorCPU()); err != nil {
 		return nil, err
 	}
-	if err := g.open(flows); err != nil {
+	if of.hidden {
+		if err := g.hide(); err != nil {
+			return nil, err
+		}
+	}
+	if err := g.open(of.flows); err != nil {
 		return nil, err
 	}
 	for begin, i := time.Now(), 0; i < 2 || time.Since(begin) < o.length/2; i++ {

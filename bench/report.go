@@ -57,6 +57,7 @@ var goals = []goal{
 	{"the same: cthelperd / C, recvmmsg and batch verdicts", "accept", perCPU, own, cBatch, least(0.8)},
 	{"announcements per second: cthelperd / conntrackd", "announce", "per second", own, conntrackd, least(3)},
 	{"announcements per processor second: cthelperd / conntrackd", "announce", perCPU, own, conntrackd, shown},
+	{"the same for clients behind a masquerade: cthelperd / conntrackd", "masquerade", "per second", own, conntrackd, least(3)},
 	{"round trip added over no helper: cthelperd / conntrackd", "roundtrip", "ns", own, conntrackd, added(0.8)},
 	{"the same: cthelperd / go-nfqueue driver", "roundtrip", "ns", own, reference, bound{base: none}},
 	{"round trip, whole: in-kernel helper / no helper", "roundtrip", "ns", inKernel, none, shown},
@@ -110,6 +111,7 @@ packet is the worker's.
 | accept | packets of 1,000 established FTP connections (NOOP, 200, acknowledgement), written to a TUN device, forwarded to an ifb device. The worker is stopped while 1,000 wait and then let go; counted are packets per processor second | nfnetlink_queue counted each packet, lost none; the ifb device got each |
 | steady | the same, while packets come as fast as they can be made | the same |
 | announce | PASV and its 227 on 400 connections, another port each time | the kernel made as many expectations (nf_conntrack's expect_create) |
+| masquerade | as announce, with clients behind a masquerade; the 227 stays as it is | as announce |
 | roundtrip | NOOP and its reply over sockets, client and server in namespaces of their own; median of all in a sample | the reply is whole; packets came to the queue |
 | place | an expectation on a shadow master that is there, and the kernel's answer; removed again outside of the time; median of all. The C program sends the bytes that cthelperd sends | the kernel made as many |
 | bulk | at least 200 MB over the connection that a 227 announced; without a helper a rule lets it through | its port is open by the announcement alone |
