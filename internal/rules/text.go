@@ -61,9 +61,9 @@ configuration then says "rules: none".
 `
 	textNFT = `They load with "nft -f": the table is replaced as a whole. Packets of control connections are queued behind NAT
 and behind all filters, so only what you accept is read.`
-	textXT = `This kernel's nft cannot queue (CONFIG_NFT_QUEUE is missing), and iptables cannot queue behind source NAT: its
-last table in POSTROUTING before NAT is mangle. So these commands leave out connections under source NAT and the first
-datagram of each UDP flow. For those only cthelperd's own table will do (by netlink it puts the target NFQUEUE behind
+	textXT = `This kernel's nft cannot queue (CONFIG_NFT_QUEUE is missing), and iptables cannot queue behind NAT: its last table in
+POSTROUTING before that is mangle, and the answers of destination NAT are translated there, too. So these commands leave
+out connections under NAT and the first datagram of each UDP flow. For those only cthelperd's own table will do (by netlink it puts the target NFQUEUE behind
 NAT).`
 	textOwn = `With "rules: none" cthelperd still installs this table of its own.
 `
@@ -157,8 +157,8 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 			line("%s-m helper --helper %q %s", match, l, target)
 		}
 	}
-	line("-A POSTROUTING ! -o lo -m conntrack ! --ctstate SNAT -j %s", chain)
-	line("-A INPUT -m conntrack ! --ctstate SNAT -j %s", chain)
+	line("-A POSTROUTING ! -o lo -m conntrack ! --ctstate SNAT,DNAT -j %s", chain)
+	line("-A INPUT -m conntrack ! --ctstate SNAT,DNAT -j %s", chain)
 	w.WriteString("done\n")
 }
 
