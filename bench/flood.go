@@ -46,7 +46,7 @@ const (
 	serverAddress = 10<<24 | 2<<16 | 2 // 10.2.0.2
 	routerAddress = 10<<24 | 2<<16 | 1 // 10.2.0.1
 	firstClient   = 10<<24 | 64<<16    // 10.64.0.0 and on
-	window        = 1000               // packets on their way, at most: less than any queue holds
+	window        = 3500               // packets on their way, at most: less than any queue holds
 )
 
 const (

@@ -29,7 +29,7 @@ func takeFlows(o *options, variant string) (map[string]float64, error) {
 }
 
 func accept(o *options, variant string, flows int) (map[string]float64, error) {
-	const burst = window
+	const burst = window // of a flow conntrackd can have one packet at a time
 	return withFlood(o, variant, crowd{flows: flows}, takeTurns, func(g *flood, w *worker) (done work, err error) {
 		for end := time.Now().Add(o.length); time.Now().Before(end) && err == nil; done.count += burst {
 			w.cmd.Process.Signal(unix.SIGSTOP)

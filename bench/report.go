@@ -108,7 +108,7 @@ packet is the worker's.
 
 | measure | what is done | what must be true, or the sample is an error |
 |---|---|---|
-| accept | packets of 1,000 established FTP connections (NOOP, 200, acknowledgement), written to a TUN device, forwarded to an ifb device. The worker is stopped while 1,000 wait and then let go; counted are packets per processor second | nfnetlink_queue counted each packet, lost none; the ifb device got each |
+| accept | packets of 3,500 established FTP connections (NOOP, 200, acknowledgement), written to a TUN device, forwarded to an ifb device. The worker is stopped while 3,500 wait and then let go; counted are packets per processor second | nfnetlink_queue counted each packet, lost none; the ifb device got each |
 | steady | the same, while packets come as fast as they can be made | the same |
 | announce | PASV and its 227 on 400 connections, another port each time | the kernel made as many expectations (nf_conntrack's expect_create) |
 | masquerade | as announce, with clients behind a masquerade; the 227 stays as it is | as announce |
