@@ -8,7 +8,7 @@ import (
 const (
 	subsysQueue = 3 // NFNL_SUBSYS_QUEUE
 
-	msgPacket  = subsysQueue<<8 | 0
+	msgPacket  = subsysQueue << 8
 	msgVerdict = subsysQueue<<8 | 1
 	msgConfig  = subsysQueue<<8 | 2
 	msgBatch   = subsysQueue<<8 | 3

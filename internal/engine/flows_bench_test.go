@@ -17,7 +17,6 @@ type chat struct {
 	said    []uint16 // by client: packets up to now
 	base    [2]uint32
 	packets [4][]byte
-	buffer  [64]byte
 }
 
 const (
@@ -41,9 +40,6 @@ func newChat(tb testing.TB, nat bool, flows int) *chat {
 
 // chatDir is who sends packet i of a round: the command, its acknowledgement, the reply, its acknowledgement.
 func chatDir(i int) helpers.Dir { return helpers.Dir((i + i/2) & 1) }
-
-// next hands the next packet of client n to the engine, as one with its connection, or without.
-func (h *chat) next(n int, conn bool) { h.handle(n, h.make(h.buffer[:], n), conn) }
 
 // make puts the next packet of client n into b.
 func (h *chat) make(b []byte, n int) []byte {

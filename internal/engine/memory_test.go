@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,32 +157,6 @@ func heap() uint64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-// What an idle flow costs, its place in the tables and its session included.
-func TestIdleFlowMemory(t *testing.T) {
-	const flows = 40000
-	for _, tt := range []struct {
-		name     string
-		nat      bool
-		dialogue []string
-		most     uint64
-	}{
-		{"plain", false, login, 350}, {"NAT", true, login, 400},
-		{"plain, after a transfer", false, slices.Concat(login, listing), 415},
-		{"NAT, after a transfer", true, slices.Concat(login, listing), 475},
-	} {
-		c := newClients(t, tt.nat, tt.dialogue)
-		c.run(0, 1) // what the engine needs once
-		before := heap()
-		c.run(1, 1+flows)
-		each := (heap() - before) / flows
-		t.Logf("%s: %d bytes a flow", tt.name, each)
-		if n := c.e.Stats().Flows; n != flows+1 || each > tt.most {
-			t.Errorf("%s: %d flows, %d bytes each, more than %d", tt.name, n, each, tt.most)
-		}
-		runtime.KeepAlive(c)
-	}
 }
 
 // What is kept of streams takes no more memory than is allowed, however it is sent: single bytes behind holes, and long
