@@ -7,11 +7,13 @@ import (
 )
 
 // The kernel does not tell of the end of connections that began while nobody listened (nf_conntrack_events=2, the
-// default): they are asked for. One that an end has closed is forgotten.
+// default): they are asked for. One that an end has closed is forgotten. Since Linux 6.3 a listener in any network
+// namespace counts, so events are off here while the connections begin.
 func TestEndsUntold(t *testing.T) {
 	b := newBed(t, false)
-	b.firewall.Sysctl("net.netfilter.nf_conntrack_events", "2")
+	b.firewall.Sysctl("net.netfilter.nf_conntrack_events", "0")
 	old, stays := b.connect(), b.connect()
+	b.firewall.Sysctl("net.netfilter.nf_conntrack_events", "2")
 	d := b.run()
 	b.works("a command on one", old.alive)
 	b.works("a command on another", stays.alive)

@@ -346,13 +346,13 @@ func TestOlderReload(t *testing.T) {
 	if err := c.active(true); err != nil {
 		t.Fatalf("after another reload: %v", err)
 	}
+	d.stop() // all is written then
 	if got := lengths(d); !atLeast(got, map[string][2]int{"orig": {3, 0}}) {
 		t.Errorf("changes of length %v, want 3", got)
 	}
 	if n := strings.Count(d.out.String(), "connections=1"); n != 1 {
 		t.Errorf("the connection got %d new entries, want 1", n)
 	}
-	d.stop()
 	if n := s.counter("invalid"); n != 0 {
 		t.Errorf("%d packets were invalid", n)
 	}
