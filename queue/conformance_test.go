@@ -840,7 +840,15 @@ func (b *bed) udp() (client, server *net.UDPConn) {
 		b.t.Cleanup(func() { c.Close() })
 		c.SetDeadline(time.Now().Add(20 * time.Second))
 		c.SetWriteBuffer(1 << 20)
-		c.SetReadBuffer(1 << 20)
+		raw, err := c.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { // more than net.core.rmem_max
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+			})
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
 	}
 	return client, server
 }
