@@ -19,18 +19,28 @@ const (
 	ctaNATPortMax = 2
 )
 
-// keptTCPFlags are the flags of a direction that hold as long as the connection does (IP_CT_TCP_FLAG_WINDOW_SCALE,
-// _SACK_PERM, _BE_LIBERAL); the others belong to numbers that a new entry does not know.
-const keptTCPFlags = 0x01 | 0x02 | 0x08
+// Flags of a direction (IP_CT_TCP_FLAG_WINDOW_SCALE, _SACK_PERM, _BE_LIBERAL).
+const (
+	scaledTCP  = 0x01
+	sackTCP    = 0x02
+	liberalTCP = 0x08
+
+	keptTCPFlags = scaledTCP | sackTCP // those that hold as long as the connection does
+	setTCPFlags  = keptTCPFlags | liberalTCP
+)
 
 // ErrNotReplaceable says that an entry holds what a new one could not be given.
 var ErrNotReplaceable = errors.New("the connection's entry cannot be replaced")
 
 // ReplaceConnection puts a new entry in the place of the one with the original tuple orig, which must be an established
 // TCP connection. The new one has the same tuples, translation, zone, mark, labels, master, timeout and window scales; it
-// has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew, and so does
-// the window: the kernel takes it from the next packets (tcp_in_window). A packet between the two makes an entry of its
-// own, if the rules let it: have them drop the connection's packets meanwhile.
+// has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew. A packet
+// between the two makes an entry of its own, if the rules let it: have them drop the connection's packets meanwhile.
+//
+// The new entry takes the window from the next packets, and from then on lets pass what does not fit (_BE_LIBERAL, as the
+// kernel does where it meets a connection in the middle, tcp_new): a keep-alive or a repeated segment ends below what was
+// sent, and the answer to it would acknowledge "data not seen yet". An INVALID answer is not translated: under source NAT
+// it reaches the firewall itself, whose RST ends the connection.
 //
 // ENOENT: there is no such entry. ErrNotReplaceable: nothing was changed. Another error: the entry is gone.
 func (c *Conn) ReplaceConnection(orig Tuple, zone uint16) error {
@@ -126,7 +136,7 @@ func (b *Batch) copyConnection(e *Connection) {
 	out = putUint8(out, ctaProtoInfoTCPState, e.TCPState)
 	for dir := range uint16(2) {
 		out = putUint8(out, ctaProtoInfoTCPScaleOrig+dir, e.TCPScale[dir])
-		out = append(appendAttr(out, ctaProtoInfoTCPFlagsOrig+dir, 2), e.TCPFlags[dir]&keptTCPFlags, keptTCPFlags, 0, 0)
+		out = append(appendAttr(out, ctaProtoInfoTCPFlagsOrig+dir, 2), e.TCPFlags[dir]&keptTCPFlags|liberalTCP, setTCPFlags, 0, 0)
 	}
 	b.out = end(end(out, tcp), info)
 }
