@@ -60,21 +60,36 @@ func (c *Conn) ReplaceConnection(orig Tuple, zone uint16) error {
 	if e.ZoneDir == ZoneReply {
 		zone = 0 // the original tuple's
 	}
+	b := c.Begin()
+	b.DeleteConnection(&orig, zone)
+	b.copyConnection(&e)
+	err = b.Do()
+	switch made := b.Err(1); {
+	case err == nil:
+		return nil
+	case b.Errno(0) == unix.ENOENT: // it has ended meanwhile
+		if made == nil {
+			err = errors.Join(err, c.DeleteConnection(orig, zone))
+		}
+		return err
+	case b.Errno(1) == unix.EEXIST && e.ZoneDir == ZoneBoth:
+		return c.displace(&e)
+	default:
+		return made
+	}
+}
+
+// displace enters e in the place of what packets have made of its connection between the old entry and e: one for a
+// client's packet, with a translation of its own, or for a server's, which nobody has translated.
+func (c *Conn) displace(e *Connection) error {
 	const tries = 3
 	for try := 1; ; try++ {
 		b := c.Begin()
-		b.DeleteConnection(&orig, zone)
-		b.copyConnection(&e)
-		err := b.Do()
-		switch made := b.Err(1); {
-		case err == nil:
-			return nil
-		case try == 1 && b.Errno(0) == unix.ENOENT: // it has ended meanwhile
-			if made == nil {
-				err = errors.Join(err, c.DeleteConnection(orig, zone))
-			}
-			return err
-		case b.Errno(1) != unix.EEXIST || try == tries: // a packet may have made an entry between the two
+		b.DeleteConnection(&e.Orig, e.Zone)
+		b.DeleteConnection(&e.Reply, e.Zone)
+		b.copyConnection(e)
+		_ = b.Do() // one of the two may not be there
+		if made := b.Err(2); b.Errno(2) != unix.EEXIST || try == tries {
 			return made
 		}
 	}
