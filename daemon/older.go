@@ -31,6 +31,8 @@ func (d *daemon) install(cfg *config.Config) error {
 const (
 	heldAtMost  = 5 * time.Second        // should this process die meanwhile
 	heldAtOnce  = 2048                   // connections whose packets are dropped at a time: for less than TCP waits to repeat one
+	heldLong    = time.Second            // ends a turn on a slow machine: well before heldAtMost
+	inFlight    = 10 * time.Millisecond  // for packets on other CPUs that have just passed the rules before conntrack
 	betweenHold = 100 * time.Millisecond // for which all packets pass then
 	betweenRead = 256                    // entries, so that their ends do not fill the socket that tells of them
 )
@@ -41,47 +43,50 @@ func (d *daemon) renew(cfg *config.Config, all []flows.Flow) error {
 		return nil
 	}
 	renewed, turns := 0, 0
-	for part := range slices.Chunk(all, heldAtOnce) {
+	for len(all) > 0 {
 		if turns > 0 {
 			if err := d.rest(); err != nil {
 				return err
 			}
 			read := d.read()
-			part = slices.DeleteFunc(part, func(f flows.Flow) bool { return read.has(&f) })
+			all = slices.DeleteFunc(all, func(f flows.Flow) bool { return read.has(&f) })
 		}
 		turns++
-		n, err := d.replace(cfg, part)
+		done, n, err := d.replace(cfg, all[:min(len(all), heldAtOnce)])
 		if err != nil {
 			return err
 		}
 		renewed += n
+		all = all[done:]
 	}
 	d.log.Info("connections under NAT that began before have new entries: their numbers can be adjusted",
 		"connections", renewed, "turns", turns)
 	return nil
 }
 
-// replace replaces the entries of some connections. Packets of their ports are on hold meanwhile: one that came between
-// the old entry and the new would make a third, or meet the firewall itself.
-func (d *daemon) replace(cfg *config.Config, part []flows.Flow) (renewed int, err error) {
+// replace replaces the entries of some connections, of the first done. Packets of their ports are on hold meanwhile: one
+// that came between the old entry and the new would make a third, or meet the firewall itself.
+func (d *daemon) replace(cfg *config.Config, part []flows.Flow) (done, renewed int, err error) {
 	hold := d.rules(cfg)
-	hold.HoldUntil = time.Now().Add(heldAtMost)
+	began := time.Now()
+	hold.HoldUntil = began.Add(heldAtMost)
 	for i := range part {
 		hold.Hold = append(hold.Hold, part[i].Orig.Dst.Port(), part[i].Reply.Src.Port())
 	}
 	slices.Sort(hold.Hold)
 	hold.Hold = slices.Compact(hold.Hold)
 	if err := d.setRules(hold); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	time.Sleep(inFlight)
 	var kept, lost failures
-	for i := range part {
-		if i%betweenRead == betweenRead-1 {
+	for ; done < len(part) && (done == 0 || time.Since(began) < heldLong); done++ {
+		if done%betweenRead == betweenRead-1 {
 			if err := d.events(); err != nil {
-				return renewed, err
+				return done, renewed, err
 			}
 		}
-		switch err := d.tables.flows.Replace(&part[i]); {
+		switch err := d.tables.flows.Replace(&part[done]); {
 		case err == nil:
 			renewed++
 		case errors.Is(err, flows.ErrNotFound): // it has ended
@@ -98,7 +103,7 @@ func (d *daemon) replace(cfg *config.Config, part []flows.Flow) (renewed int, er
 	if lost.n > 0 {
 		d.log.Error("connections under NAT lost their entries in the connection table", "connections", lost.n, "first", lost.first)
 	}
-	return renewed, d.events()
+	return done, renewed, d.events()
 }
 
 // failures are told together: there may be as many as connections.
