@@ -93,7 +93,7 @@ func startIn(t *testing.T, n *netnstest.NS, configuration string) *daemon {
 			err = <-done
 		}
 		n.Do(func() {
-			if e := d.close(); err != nil || e != nil {
+			if e := d.close(false); err != nil || e != nil {
 				t.Errorf("the daemon's end: %v, %v", err, e)
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -198,6 +199,53 @@ func TestFailClosed(t *testing.T) {
 	b.works("passive with the next daemon", c.passive)
 	d.stop()
 	b.works("a control connection after the end in good order", func() error { b.connect(); return nil })
+	b.wants("after the end", left{})
+}
+
+// TestFailClosedStart: a start that fails, wherever, lets nothing pass that the last daemon's rules keep. Too few open
+// files make it fail a little later each time.
+func TestFailClosedStart(t *testing.T) {
+	b := newBed(t, true)
+	file := b.config("fail: closed\n")
+	d := b.run("--config", file)
+	c := b.connect()
+	b.works("passive", c.passive)
+	d.kill()
+	c.say("NOOP")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed, told := 0, 0
+	for files := 4; ; files++ {
+		cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d; exec timeout 2 "$0" "$@"`, files), program, "run", "--config", file)
+		cmd.Env = append(os.Environ(), asDaemon+"=1")
+		var out []byte
+		b.firewall.Do(func() { out, err = cmd.CombinedOutput() })
+		if strings.Contains(string(out), "msg=ready") {
+			break
+		}
+		if err == nil {
+			t.Fatalf("with %d files the daemon ends in good order:\n%s", files, out)
+		}
+		failed++
+		if strings.Contains(string(out), "fail: closed: ") {
+			told++
+		}
+		if l := b.left(); !l.Table {
+			t.Fatalf("with %d files the start fails and the table is gone:\n%s", files, out)
+		}
+		c.conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if line, err := c.in.ReadString('\n'); err == nil {
+			t.Fatalf("with %d files the start fails and the server says %q", files, line)
+		}
+		if files == 100 {
+			t.Fatalf("with %d files the start fails:\n%s", files, out)
+		}
+	}
+	if failed == 0 || told == 0 {
+		t.Errorf("%d starts failed, %d after the queues were open: nothing is tested", failed, told)
+	}
 	b.wants("after the end", left{})
 }
 

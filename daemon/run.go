@@ -62,7 +62,7 @@ func (c runCommand) Run(p *program) (err error) {
 		out:  out,
 		log:  newLogger(out, cfg.Log),
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() { err = errors.Join(err, d.close(err != nil)) }()
 	if err := d.start(); err != nil {
 		return err
 	}
@@ -110,6 +110,7 @@ type daemon struct {
 	next    [][]byte  // the packets at hand, for engine.Prepare
 	alarm   time.Time // when the engine's timer is to fire
 	left    bool      // what is to stay is decided: no packet is read any more
+	shut    bool      // packets that are not read are dropped
 	unseen  unseen
 	missed  uint64 // packets that did not fit into the queues, as it was said
 	asks    asks

@@ -174,7 +174,7 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 			d.cut++
 		}
 		if p.Truncated || d.left {
-			d.verdict(engine.Verdict{ID: id})
+			d.verdict(engine.Verdict{ID: id, Drop: d.left && d.shut})
 			continue
 		}
 		in := engine.Packet{ID: id, Time: now, Data: p.Data, Doubtful: d.doubts != nil && d.doubts[i].covers(p.ID)}

@@ -7,6 +7,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/cthelperd/cthelperd/expect"
+	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
@@ -14,11 +15,15 @@ import (
 const drainTime = time.Second
 
 // close takes away what start put in place, as far as it came: no packet is lost, and nothing stays but what a state file
-// is to bring back.
-func (d *daemon) close() (err error) {
+// is to bring back. After a failure with "fail: closed" the rules stay, so that no control connection passes unread.
+func (d *daemon) close(failed bool) (err error) {
+	d.shut = failed && d.cfg.FailClosed
 	if d.running {
 		d.notify(systemd.SdNotifyStopping)
-		err = errors.Join(rules.Clear(), d.drain())
+		if !d.shut {
+			err = rules.Clear()
+		}
+		err = errors.Join(err, d.drain())
 		d.do(d.leave)
 		d.do(d.summary)
 		d.running = false
@@ -27,7 +32,11 @@ func (d *daemon) close() (err error) {
 		err = errors.Join(err, d.guard.watcher.Close())
 	}
 	if d.lock != nil && d.queues != nil {
-		err = errors.Join(err, rules.Remove())
+		if d.shut && d.cfg.Rules != config.RulesNone {
+			err = errors.Join(err, shutError())
+		} else {
+			err = errors.Join(err, rules.Remove())
+		}
 	}
 	for _, q := range d.queues {
 		err = errors.Join(err, q.Close())
@@ -40,6 +49,16 @@ func (d *daemon) close() (err error) {
 		err = errors.Join(err, d.lock.release())
 	}
 	return err
+}
+
+// shutError says what follows from rules that stay with nobody to read what they queue.
+func shutError() error {
+	installed, err := rules.Installed()
+	if err != nil || !installed {
+		return err
+	}
+	return errors.New("fail: closed: the table inet cthelperd stays, and control connections are dropped until cthelperd " +
+		"runs again, or cthelperd cleanup")
 }
 
 // drain waits for the verdicts of all packets that are in the queues, now that no more come.
