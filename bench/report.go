@@ -55,6 +55,8 @@ var goals = []goal{
 	{"the same: cthelperd / conntrackd", "accept", perCPU, own, conntrackd, least(2)},
 	{"the same: cthelperd / C, a verdict for each packet", "accept", perCPU, own, cSingle, least(0.8)},
 	{"the same: cthelperd / C, recvmmsg and batch verdicts", "accept", perCPU, own, cBatch, least(0.8)},
+	{"the same while packets come all the time: cthelperd / C, a verdict for each packet", "steady", perCPU, own, cSingle, shown},
+	{"the same while packets come all the time: cthelperd / C, recvmmsg and batch verdicts", "steady", perCPU, own, cBatch, shown},
 	{"announcements per second: cthelperd / conntrackd", "announce", "per second", own, conntrackd, least(3)},
 	{"announcements per processor second: cthelperd / conntrackd", "announce", perCPU, own, conntrackd, shown},
 	{"the same for clients behind a masquerade: cthelperd / conntrackd", "masquerade", "per second", own, conntrackd, least(3)},
@@ -147,7 +149,7 @@ func read(folder string) (*results, error) {
 		return r, nil // without the tests
 	}
 	defer f.Close()
-	said := regexp.MustCompile(`memory_test\.go:\d+: (.*)`)
+	said := regexp.MustCompile(`_test\.go:\d+: (.*)`)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if m := said.FindStringSubmatch(lines.Text()); m != nil {
 			r.memory = append(r.memory, m[1])

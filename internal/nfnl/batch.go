@@ -143,7 +143,7 @@ func (b *Batch) exchange(first, last int) error {
 		b.c.seq++
 		binary.NativeEndian.PutUint32(header[8:], b.c.seq)
 	}
-	if _, err := unix.Write(b.c.s.fd, b.out[from:to]); err != nil {
+	if err := b.c.s.send(b.out[from:to]); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	ops, lost := b.ops[first:last], false

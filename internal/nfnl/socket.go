@@ -67,6 +67,22 @@ func (s *socket) readBuffer(n int) error {
 
 func (s *socket) close() error { return unix.Close(s.fd) }
 
+// send gives messages to the kernel, which carries them out before it returns.
+func (s *socket) send(b []byte) error {
+	for {
+		// Go's scheduler need not hear of a call that does not wait.
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+			uintptr(len(b)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		}
+		return errno
+	}
+}
+
 // receive takes up to most messages without waiting; datagram gives them. Errors: EAGAIN, ENOBUFS (some were lost before
 // the next) and what else recvmmsg has.
 func (s *socket) receive(most int) (int, error) {
