@@ -148,8 +148,7 @@ func (b *Batch) exchange(first, last int) error {
 	}
 	ops, lost := b.ops[first:last], false
 	for !ops[len(ops)-1].answered {
-		n, err := b.c.s.receive(1) // usually there is one: to look for a second would cost as much again
-		switch {
+		switch err := b.c.s.receiveOne(); { // usually there is one
 		case errors.Is(err, unix.EAGAIN):
 			return nil // nothing more will come
 		case errors.Is(err, unix.ENOBUFS):
@@ -158,10 +157,8 @@ func (b *Batch) exchange(first, last int) error {
 		case err != nil:
 			return fmt.Errorf("receive: %w", err)
 		}
-		for i := range n {
-			data, whole := b.c.s.datagram(i)
-			b.take(ops, base, data, whole)
-		}
+		data, whole := b.c.s.datagram(0)
+		b.take(ops, base, data, whole)
 	}
 	for i := range ops {
 		if o := &ops[i]; o.silent && !lost {

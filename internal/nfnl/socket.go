@@ -104,6 +104,27 @@ func (s *socket) receive(most int) (int, error) {
 	}
 }
 
+// receiveOne takes one message without waiting, as datagram(0). It costs less than receive.
+func (s *socket) receiveOne() error {
+	h := &s.headers[0]
+	h.Namelen = unix.SizeofSockaddrNetlink
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(s.vectors[0].Base)),
+			uintptr(s.vectors[0].Len), unix.MSG_DONTWAIT|unix.MSG_TRUNC, uintptr(unsafe.Pointer(h.Name)), uintptr(unsafe.Pointer(&h.Namelen)))
+		switch errno {
+		case 0:
+			h.n, h.Flags = uint32(n), 0
+			if n > uintptr(s.vectors[0].Len) { // MSG_TRUNC has the message's own length
+				h.Flags = unix.MSG_TRUNC
+			}
+			return nil
+		case unix.EINTR:
+			continue
+		}
+		return errno
+	}
+}
+
 // datagram is what receive took, or nil if it is not the kernel's; whole says that nothing of it is missing.
 func (s *socket) datagram(i int) (b []byte, whole bool) {
 	h := &s.headers[i]
