@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/queue"
@@ -84,11 +82,9 @@ func (d *daemon) batch(i int) error {
 		return err
 	}
 	d.mu.Lock()
-	// What came of earlier packets comes first. The kernel is asked where it matters: that a connection ended whose
-	// addresses and ports are used again, that its entry, with what it knew of its numbers, is gone (without NFQA_CT a
-	// packet does not tell), or that an expectation was met which the next packet may cancel.
-	blind := !d.features.Conntrack && d.engine.Changed() > 0
-	if d.tables.watcher.Pending() || d.engine.Pending() > 0 || blind || begins(packets) {
+	// What came of earlier packets comes first. The kernel is asked where it matters: that an entry is gone whose addresses
+	// and ports are used again, or that an expectation was met which the next packet may cancel.
+	if d.tables.watcher.Pending() || d.engine.Pending() > 0 || begins(packets) {
 		err = d.events()
 	}
 	d.packets(i, packets)
@@ -126,36 +122,16 @@ func (d *daemon) unlock() {
 	}
 }
 
-// begins tells whether a packet may be the first of a connection. Then the end of an earlier connection with the same
-// addresses and ports must be known before, and it is asked for. Without NFQA_CT any datagram may be a first one.
+// begins tells whether a packet may be the first of an entry. Then the end of an earlier one with the same addresses and
+// ports must be known before, and it is asked for. Without NFQA_CT any packet may be: conntrack picks up in the middle.
 func begins(packets []queue.Packet) bool {
 	const isNew = 2 // IP_CT_NEW of enum ip_conntrack_info
 	for i := range packets {
-		p := &packets[i]
-		if p.Conntrack != nil {
-			if p.CtInfo == isNew {
-				return true
-			}
-		} else if mayBegin(p.Data) {
+		if p := &packets[i]; p.Conntrack == nil || p.CtInfo == isNew {
 			return true
 		}
 	}
 	return false
-}
-
-// mayBegin is false for a TCP segment without SYN, as far as that is seen at first sight (RFC 9293 section 3.1).
-func mayBegin(b []byte) bool {
-	const flags, syn = 13, 0x02
-	at := 0
-	switch {
-	case len(b) >= 20 && b[0]>>4 == 4 && b[9] == unix.IPPROTO_TCP:
-		at = int(b[0]&15) * 4
-	case len(b) >= 40 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_TCP:
-		at = 40
-	default:
-		return true
-	}
-	return len(b) <= at+flags || b[at+flags]&syn != 0
 }
 
 // packets hands packets of queue i to the engine. Their time is this process's clock, as Tick's is: the kernel's stamp

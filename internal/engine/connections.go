@@ -20,7 +20,3 @@ func (e *Engine) Connections() iter.Seq[Conn] {
 
 // Pending is how many expectations wait for their connection. While there are none, no Related can matter.
 func (e *Engine) Pending() int { return e.pending }
-
-// Changed is how many connections may have to leave with other bytes or numbers. While there are none, it does not matter
-// whether the end of an entry is known before the next packet.
-func (e *Engine) Changed() int { return e.changed }

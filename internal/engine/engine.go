@@ -38,7 +38,6 @@ type Engine struct {
 	sweep    int // peers at which those that say nothing are thrown away
 	pending  int
 	mappings int // entries
-	changed  int // flows with journals
 	cuts     uint64
 	memory   int // stream bytes that are kept
 	held     int // packets in the flows' waiting
@@ -509,7 +508,7 @@ func (e *Engine) abandon(j *job) {
 	}
 	if j.adjusting { // the numbers stay as they are
 		left.adjusting, left.adjust = true, j.adjust
-		left.adjust.SeqAdjust = e.journal(f, j.dir).kernel
+		left.adjust.SeqAdjust = f.nat.journal(j.dir).kernel
 		e.request(Request{Adjust: &left.adjust})
 	}
 	e.tickets[j.ticket] = left
@@ -561,7 +560,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 	}
 	clear(e.pairs)
 	clear(e.peers)
-	e.flows, e.sessions, e.timers, e.memory, e.changed, e.ticking = newTable(), nil, nil, 0, 0, false
+	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, nil, 0, false
 	return &e.step
 }
 

@@ -39,12 +39,11 @@ type rewriting struct {
 }
 
 // journal is that of one direction of a flow under NAT, to write to.
-func (e *Engine) journal(f *flow, dir helpers.Dir) *journal {
-	if f.nat.journals == nil {
-		f.nat.journals = &[2]journal{}
-		e.changed++
+func (r *rewriting) journal(dir helpers.Dir) *journal {
+	if r.journals == nil {
+		r.journals = &[2]journal{}
 	}
-	return &f.nat.journals[dir]
+	return &r.journals[dir]
 }
 
 // changed tells whether packets of f may have to leave with other bytes or numbers.
@@ -219,7 +218,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		f.nat = &rewriting{reply: seen[helpers.Reply]}
 		for dir, k := range c.Adjust {
 			if k != (SeqAdjust{}) {
-				e.journal(f, helpers.Dir(dir)).found(k)
+				f.nat.journal(helpers.Dir(dir)).found(k)
 			}
 		}
 	}
@@ -235,7 +234,6 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 		f.more().announced = &said
 	}
 	if f.session = e.sessionFor(h, f, by); f.session == nil {
-		e.forgetJournals(f)
 		e.flows.giveBack(f)
 		return nil
 	}
@@ -284,15 +282,7 @@ func (e *Engine) drop(f *flow) {
 	if f.extra != nil {
 		e.timers.clear(&f.extra.timer)
 	}
-	e.forgetJournals(f)
 	e.flows.remove(f)
-}
-
-func (e *Engine) forgetJournals(f *flow) {
-	if f.changed() {
-		f.nat.journals = nil
-		e.changed--
-	}
 }
 
 // close ends the reading of a flow: what waits leaves, its session has one flow less. The journal stays.

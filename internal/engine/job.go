@@ -267,7 +267,7 @@ func (e *Engine) rewrite(j *job) {
 		e.conclude(j)
 		return
 	}
-	jl := e.journal(f, j.dir)
+	jl := f.nat.journal(j.dir)
 	found, _ := jl.foundStep()
 	total, grows := jl.total(), false
 	for _, c := range j.edits {
@@ -357,7 +357,7 @@ func (e *Engine) conclude(j *job) {
 		e.edited(j, &j.edits[i])
 	}
 	if j.adjust.Transport != 0 && len(j.edits) > 0 {
-		e.journal(f, j.dir).kernel = j.adjust.SeqAdjust
+		f.nat.journal(j.dir).kernel = j.adjust.SeqAdjust
 	}
 	e.tellFailure(j)
 	e.commit(j)
@@ -377,7 +377,7 @@ func (e *Engine) edited(j *job, c *helpers.Edit) {
 	})
 	if !j.udp {
 		by := append([]byte(nil), c.New...)
-		e.journal(j.flow, j.dir).add(j.base+uint32(c.Off), uint32(c.Len), by)
+		j.flow.nat.journal(j.dir).add(j.base+uint32(c.Off), uint32(c.Len), by)
 	}
 }
 

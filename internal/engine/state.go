@@ -367,7 +367,7 @@ func (e *loader) flow(from *savedFlow) error {
 		if f.nat == nil || t.Base == 0 && len(t.Steps) == 0 && c.Adjust[i] == (SeqAdjust{}) {
 			continue
 		}
-		j := e.journal(f, dir)
+		j := f.nat.journal(dir)
 		j.base, j.kernel = t.Base, c.Adjust[i]
 		for _, st := range t.Steps {
 			j.steps = append(j.steps, step{st.Start, st.Old, st.By, st.After, st.Alone})
