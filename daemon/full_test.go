@@ -73,30 +73,24 @@ func (b *bed) fill(most int) (n int) {
 // enter makes n entries.
 func (b *bed) enter(n int) {
 	b.t.Helper()
-	b.nfnl(func(conn *nfnl.Conn) error {
-		for at := 0; at < n; at += fillBatch {
-			batch := conn.Begin()
-			for i := at; i < min(n, at+fillBatch); i++ {
-				c := filler(i)
-				batch.CreateConnection(&c)
-			}
-			if err := batch.Do(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	b.fillers(n, func(batch *nfnl.Batch, c *nfnl.Connection) { batch.CreateConnection(c) })
 }
 
 // drain takes n entries of fill away.
 func (b *bed) drain(n int) {
+	b.t.Helper()
+	b.fillers(n, func(batch *nfnl.Batch, c *nfnl.Connection) { batch.DeleteConnection(&c.Orig, 0) })
+}
+
+// fillers does the same with n entries, many at once.
+func (b *bed) fillers(n int, do func(*nfnl.Batch, *nfnl.Connection)) {
 	b.t.Helper()
 	b.nfnl(func(conn *nfnl.Conn) error {
 		for at := 0; at < n; at += fillBatch {
 			batch := conn.Begin()
 			for i := at; i < min(n, at+fillBatch); i++ {
 				c := filler(i)
-				batch.DeleteConnection(&c.Orig, 0)
+				do(batch, &c)
 			}
 			if err := batch.Do(); err != nil {
 				return err

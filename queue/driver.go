@@ -1,12 +1,11 @@
 package queue
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
-
-	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 )

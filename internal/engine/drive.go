@@ -14,7 +14,7 @@ func Drive(e *Engine, s *Step, table Table, verdict func(Verdict)) {
 	b.Do()
 }
 
-// Batch is the loop that daemon, replay and simulation share. It gathers the requests that the packets of a batch make,
+// Batch is the loop that daemon and replay share. It gathers the requests that the packets of a batch make,
 // so that a table has them all at once; what waits for them is its own session only. A batch may be used again.
 type Batch struct {
 	Engine  *Engine
