@@ -85,7 +85,7 @@ func startIn(t *testing.T, n *netnstest.NS, configuration string) *daemon {
 	n.Do(func() { err = d.start() })
 	signals, done := make(chan os.Signal, 1), make(chan error, 1)
 	if err == nil {
-		go func() { done <- d.loop(signals) }()
+		go n.Do(func() { done <- d.loop(signals) }) // there, because it looks at the rules and mends them
 	}
 	t.Cleanup(func() {
 		if err == nil {
