@@ -95,6 +95,10 @@ func TestAnnouncements(t *testing.T) {
 		{"opened by the other side, in another group", nil, plainConn, []step{
 			{orig, "open udp 10.0.0.1:4000 group 1 reserve\n"}, {reply, "open udp 10.0.0.1:4000 group 2 other\n"}},
 			[]string{"refuse udp *>10.0.0.1:4000 foreign-address"}, nil},
+		{"opened for somebody else by the other side", nil, plainConn, []step{
+			{orig, "open udp 10.0.0.1:4000 group 1 peer\n"}, {reply, "open udp 10.0.0.1:4000 group 1 other from 198.51.100.77+0\n"}},
+			[]string{"expect udp 198.51.100.9:0>10.0.0.1:4000", "expect udp 198.51.100.77:0>10.0.0.1:4000"},
+			[]string{"place 10.0.0.1:4000", "place 10.0.0.1:4000"}},
 		{"another port where the first is taken by the session itself", nil, snatConn, []step{
 			{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 203.0.113.1:4000 group 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`},
@@ -475,6 +479,24 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// What an announcement leads to is translated as its control connection is, unless it goes to somebody else.
+func TestForeignUnderNAT(t *testing.T) {
+	for to, want := range map[string]bool{"10.0.0.1:4000": true, "10.0.0.2:4000": false} {
+		b := newBed(t, func(c *engine.Config) { c.Policy.ForeignAny = true })
+		placed, follows := false, false
+		b.refuse = func(r engine.Request) error {
+			if r.Place != nil {
+				placed, follows = true, r.Place.NAT
+			}
+			return nil
+		}
+		b.udp(snatConn(helpers.UDP), orig, "open tcp "+to+" peer\n")
+		if !placed || follows != want {
+			t.Errorf("%s: placed %t, follows its master %t, want %t", to, placed, follows, want)
+		}
+	}
+}
+
 func TestChildren(t *testing.T) {
 	b := newBed(t, func(c *engine.Config) { c.Helpers = append(c.Helpers, toyHelper("child", helpers.TCP)) })
 	f := b.tcp(plainConn(helpers.TCP), 1000)
@@ -658,6 +680,8 @@ func TestTranslate(t *testing.T) {
 		{"the server, by his public address", dnat, orig, "203.0.113.9:2100", "192.168.1.9:2100"},
 		{"the server himself", dnat, reply, "192.168.1.9:2100", "203.0.113.9:2100"},
 		{"the client, who is not translated", dnat, orig, "10.0.0.1:50000", "10.0.0.1:50000"},
+		{"a neighbour of the reader's", snat, reply, "203.0.113.1:4007", "10.0.0.2:4007"},
+		{"a neighbour of the sender's", snat, orig, "203.0.113.1:4007", "203.0.113.1:4007"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -669,6 +693,7 @@ func TestTranslate(t *testing.T) {
 				return nil
 			}
 			if tt.conn == snat {
+				b.udp(otherClient(snat), orig, "open tcp 10.0.0.2:4007\n")
 				b.udp(tt.conn, orig, "open udp 10.0.0.1:4000\n")
 			}
 			if got := b.payload(b.udp(tt.conn, tt.dir, "via "+tt.via+"\n")); got != "via "+tt.want+"\n" {

@@ -180,6 +180,19 @@ func (s *session) known(x *entry) *entry {
 	return found
 }
 
+// asked tells whether the same end point was announced before in the same group, whoever was to connect to it.
+func (s *session) asked(x *entry) bool {
+	for o := range s.family() {
+		for _, y := range o.entries() {
+			if y.to == x.to && y.said.Transport == x.said.Transport && y.said.Owner == x.said.Owner &&
+				y.said.Group.ID == x.said.Group.ID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // cancel takes back a group of a session's family.
 func (e *Engine) cancel(of *session, g helpers.Group, why Reason) {
 	if g.ID == 0 {

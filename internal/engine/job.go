@@ -13,6 +13,7 @@ type job struct {
 	ticket    Ticket // 0: it did not have to wait
 	cause     cause
 	flow      *flow
+	ends      map[end]*entry // the engine's
 	dir       helpers.Dir
 	udp       bool
 	view      helpers.Flow // what seg.Flow points to
@@ -40,7 +41,7 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 		j = e.jobs[n-1]
 		e.jobs = e.jobs[:n-1]
 	} else {
-		j = &job{}
+		j = &job{ends: e.ends}
 	}
 	// It is large, so what is always set before it is read is not cleared.
 	j.flow, j.dir, j.udp, j.cause = f, dir, f.transport() == helpers.UDP, e.cause
@@ -425,24 +426,40 @@ func (t *translation) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
 	b := a
 	switch a.Addr() {
 	case sender.real.Addr():
-		b = t.port(a, sender.real, sender.outside, func(x *entry) (from, to netip.AddrPort) { return x.to, x.at })
+		b, _ = t.port(a, sender.real, sender.outside, func(x *entry) (from, to netip.AddrPort) { return x.to, x.at })
 	case reader.outside.Addr():
-		b = t.port(a, reader.outside, reader.real, func(x *entry) (from, to netip.AddrPort) { return x.at, x.to })
+		own, known := t.port(a, reader.outside, reader.real, func(x *entry) (from, to netip.AddrPort) { return x.at, x.to })
+		if b = own; !known {
+			b = t.neighbour(a, own)
+		}
 	}
 	return b, b != a
 }
 
-// port is a with the address of to, and the port that the flow or a mapping has there.
-func (t *translation) port(a, from, to netip.AddrPort, ends func(*entry) (from, to netip.AddrPort)) netip.AddrPort {
+// port is a with the address of to, and the port that the flow or a mapping has there; false: none of them has a.
+func (t *translation) port(a, from, to netip.AddrPort, ends func(*entry) (from, to netip.AddrPort)) (netip.AddrPort, bool) {
 	if a == from {
-		return to
+		return to, true
 	}
 	for s := range t.flow.session.family() {
 		for _, x := range s.entries() {
 			if f, b := ends(x); x.translated && f == a {
-				return b
+				return b, true
 			}
 		}
 	}
-	return netip.AddrPortFrom(to.Addr(), a.Port())
+	return netip.AddrPortFrom(to.Addr(), a.Port()), false
+}
+
+// neighbour is the end point of another host on the reader's side that the others see at a; own if there is none. The
+// two reach each other without the NAT.
+func (t *translation) neighbour(a, own netip.AddrPort) netip.AddrPort {
+	for _, transport := range []helpers.Transport{helpers.TCP, helpers.UDP} {
+		for x := t.ends[packEnd(transport, a, t.flow.zone)]; x != nil; x = x.next {
+			if x.translated && x.to.Addr() != own.Addr() {
+				return x.to
+			}
+		}
+	}
+	return own
 }

@@ -176,14 +176,15 @@ func (e *Engine) judge(j *job, i int) plan {
 		x.translated = true
 		x.at = netip.AddrPortFrom(owner.outside.Addr(), x.to.Port())
 	}
-	x.toward, x.nat = said.Owner.Other(), f.nat != nil
+	// The kernel translates what follows a master to the master's own hosts. What goes elsewhere is for the rules of NAT.
+	x.toward, x.nat = said.Owner.Other(), f.nat != nil && x.to.Addr() == owner.real.Addr()
 	old := s.known(&x)
 	switch {
 	case j.foreign:
 		return refuse(RefuseLockIn)
 	case !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
 		return refuse(RefuseForeignAddress)
-	case said.Owner != j.dir && (old == nil || old.said.Group.ID != said.Group.ID):
+	case said.Owner != j.dir && !s.asked(&x):
 		return refuse(RefuseForeignAddress)
 	case x.to.Port() < e.policy.MinPort:
 		return refuse(RefuseLowPort)
