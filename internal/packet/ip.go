@@ -6,12 +6,14 @@ import "encoding/binary"
 const (
 	ipv4Len      = 20
 	ipv4Total    = 2
+	ipv4ID       = 4
 	ipv4Fragment = 6
 	ipv4Protocol = 9
 	ipv4Checksum = 10
 	ipv4Src      = 12
 	ipv4Dst      = 16
 
+	ipv4DontFragment  = 0x40 // of the first byte
 	ipv4MoreFragments = 0x2000
 	ipv4Offset        = 0x1fff
 )

@@ -171,6 +171,49 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// A datagram that becomes longer than what it came as may be fragmented: its copies alike, others apart from it.
+func TestAppendBeyondRoom(t *testing.T) {
+	const flags, dontFragment = 6, 0x40
+	header := func(with string) string { return strings.Replace(ipv4, "0000 4000", with, 1) }
+	for _, tt := range []struct {
+		name, header string
+		size         int
+		fragmentable bool
+		id           string // ""; "other": one by its content
+	}{
+		{"it fits", header("0000 4000"), 500, false, "0000"},
+		{"too long", header("0000 4000"), 600, true, "other"},
+		{"too long, with an identification", header("0001 4000"), 600, true, "0001"},
+		{"never forbidden", header("0000 0000"), 600, true, "0000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var v packet.View
+			if err := v.Decode(build(t, "11", tt.header, udp, text)); err != nil {
+				t.Fatal(err)
+			}
+			with := func(c string) []byte {
+				b, ok := v.Append(nil, packet.Change{Payload: []byte(strings.Repeat(c, tt.size))})
+				var w packet.View
+				if !ok || w.Decode(b) != nil || !w.Valid() {
+					t.Fatalf("%x is not valid", b)
+				}
+				return b
+			}
+			b := with("x")
+			if got := b[flags]&dontFragment == 0; got != tt.fragmentable {
+				t.Errorf("fragmentable %v, want %v", got, tt.fragmentable)
+			}
+			if !bytes.Equal(with("x"), b) {
+				t.Error("a copy differs")
+			}
+			id, other := hex.EncodeToString(b[4:6]), hex.EncodeToString(with("y")[4:6])
+			if tt.id == "other" && (id == "0000" || id == other) || tt.id != "other" && id != tt.id {
+				t.Errorf("identification %s, of another datagram %s, want %s", id, other, tt.id)
+			}
+		})
+	}
+}
+
 func TestAppendKeepsNoChecksum(t *testing.T) {
 	var v packet.View
 	if err := v.Decode(build(t, "11", ipv4, udp, text)); err != nil {

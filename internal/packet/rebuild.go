@@ -30,7 +30,7 @@ func (v *View) Room() int {
 }
 
 // Append appends the packet, changed, to b. Lengths and checksums are computed anew, as what comes from a queue may
-// have left them to the network card. It gives false, and b as it was, if the packet would be too long for its headers.
+// have left them to the network card. An IPv4 datagram with more than Room may be fragmented. It gives false, and b as it was, if the packet would be too long for its headers.
 func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 	if v.body+len(c.Payload) > maxPacket {
 		return b, false
@@ -54,10 +54,26 @@ func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 		}
 	} else {
 		binary.BigEndian.PutUint16(l4[udpLength:], uint16(len(l4)))
+		if !w.ipv6 && len(c.Payload) > v.Room() {
+			w.fragmentable(c.Payload)
+		}
 	}
 	w.setLength()
 	w.setChecksum()
 	return b, true
+}
+
+// fragmentable lets routers fragment a datagram that has become longer. Its sender was told how long it may be, and would
+// be told the same again. Without identification (RFC 6864, section 4.1: atomic datagrams need none) it gets one that
+// its copies have, too.
+func (v *View) fragmentable(payload []byte) {
+	if v.data[ipv4Fragment]&ipv4DontFragment == 0 {
+		return
+	}
+	v.data[ipv4Fragment] &^= ipv4DontFragment
+	if v.data[ipv4ID] == 0 && v.data[ipv4ID+1] == 0 {
+		binary.BigEndian.PutUint16(v.data[ipv4ID:], fold(sum(0, payload)))
+	}
 }
 
 // setChecksum computes the transport's checksum, RFC 9293 section 3.1 and RFC 768, with the pseudo header of RFC 8200
