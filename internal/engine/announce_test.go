@@ -703,6 +703,50 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
+// A datagram that nobody could send if it were rewritten leaves as it came, and opens nothing.
+func TestOverlong(t *testing.T) {
+	six := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+	ipv6 := engine.Conn{
+		Transport: helpers.UDP,
+		Orig:      helpers.Tuple{Src: six("[fd00::1]:50000"), Dst: six("[2001:db8:9::9]:2100")},
+		Reply:     helpers.Tuple{Src: six("[2001:db8:9::9]:2100"), Dst: six("[2001:db8:1111:2222:3333::1]:50000")},
+	}
+	for _, tt := range []struct {
+		name string
+		conn engine.Conn
+		size int
+		ok   bool
+	}{
+		{"IPv4, a frame", snatConn(helpers.UDP), 1472, true}, // its fragments are put together
+		{"IPv4, all that can be said", snatConn(helpers.UDP), 65507, false},
+		{"IPv6, less than a frame", ipv6, 1400, true},
+		{"IPv6, a frame", ipv6, 1452, false},
+		{"IPv6, in fragments", ipv6, 1453, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			own := tt.conn.Orig.Src
+			text := fmt.Sprintf("open udp %v\n", netip.AddrPortFrom(own.Addr(), 4000))
+			text += strings.Repeat("x", tt.size-len(text)-1) + "\n"
+			at := netip.AddrPortFrom(tt.conn.Reply.Dst.Addr(), 4000)
+			want := text
+			if tt.ok {
+				want = strings.Replace(text, netip.AddrPortFrom(own.Addr(), 4000).String(), at.String(), 1)
+			}
+			if got := b.payload(b.udp(tt.conn, orig, text)); got != want {
+				t.Errorf("%d bytes left as %d: %.60q", len(text), len(got), got)
+			}
+			initiator := helpers.Tuple{Src: netip.AddrPortFrom(tt.conn.Orig.Dst.Addr(), 7), Dst: at}
+			if _, open := b.table.Match(helpers.UDP, initiator); open != tt.ok {
+				t.Errorf("open %v, want %v", open, tt.ok)
+			}
+			if n := b.e.Stats().Refused[engine.RefuseNoAdjust]; (n == 0) != tt.ok {
+				t.Errorf("%d refused", n)
+			}
+		})
+	}
+}
+
 // What is released before its answers come leaves unchanged, and what the answers made is taken back.
 func TestReleaseBeforeTheAnswers(t *testing.T) {
 	for _, phase := range []string{"placing", "adjusting"} {

@@ -151,7 +151,7 @@ const (
 	RefusePortTaken      Reason = "port-taken"
 	RefuseLockIn         Reason = "lock-in"
 	RefuseKernel         Reason = "kernel"    // the kernel refused: the packet passes unchanged
-	RefuseNoAdjust       Reason = "no-adjust" // the rewrite would change lengths and the kernel cannot adjust this flow
+	RefuseNoAdjust       Reason = "no-adjust" // of another length: the kernel cannot adjust this flow, or not send it
 	RefuseHeldOut        Reason = "held-out"  // its first bytes left, unchanged, before they could be rewritten
 
 	CancelEnded     Reason = "ended"    // the helper said so

@@ -264,7 +264,10 @@ func (e *Engine) rewrite(j *job) {
 		return
 	}
 	if j.udp {
-		e.apply(j)
+		if e.apply(j); j.overlong() {
+			j.changed = nil
+			e.undo(j, RefuseNoAdjust)
+		}
 		e.conclude(j)
 		return
 	}
@@ -337,6 +340,17 @@ func (e *Engine) apply(j *job) {
 		at = c.Off + c.Len
 	}
 	j.changed = append(b, j.seg.Data[at:]...)
+}
+
+// overlong tells whether a changed datagram cannot be sent: it is longer than can be said, or than an Ethernet frame takes
+// it, and what IPv6 sends in one piece nobody fragments on its way (RFC 8200, section 5).
+func (j *job) overlong() bool {
+	const (
+		most     = 65535 - 60 - 8 // of IPv4 with all options, RFC 791 and RFC 768
+		ethernet = 1500 - 40 - 8
+	)
+	was, is := len(j.seg.Data), len(j.changed)
+	return is > most || j.flow.key.ipv6 && was <= ethernet && is > ethernet
 }
 
 // conclude ends a job: events, journal, stream.
