@@ -17,6 +17,7 @@ type expectations struct {
 	// confined: there are helper objects, but not for processes of this user namespace.
 	confined bool
 	label    func(helper string) string // what rules match on announced connections
+	reading  func(helper string) string // the same, on those that are read
 	way      string
 	err      error // why there is none
 }
@@ -32,7 +33,9 @@ func probeKernel(all []helpers.Helper) (rules.Features, expectations, error) {
 }
 
 // ideal is a kernel that has everything.
-func ideal() expectations { return expectations{objects: true, label: expect.Label} }
+func ideal() expectations {
+	return expectations{objects: true, label: expect.Label, reading: expect.Reading}
+}
 
 // probeExpectations tries what expectations would hang on, in a network namespace of its own. A helper object is
 // registered for that, under a name that nobody uses, and deleted.
@@ -45,17 +48,13 @@ func probeExpectations(all []helpers.Helper) (e expectations, err error) {
 	}
 	kernel, err := expect.OpenKernel(all)
 	if errors.Is(err, expect.ErrNoCarrier) {
-		return expectations{label: expect.Label, err: err, confined: e.confined}, nil
+		return expectations{label: expect.Label, reading: expect.Reading, err: err, confined: e.confined}, nil
 	}
 	if err != nil {
 		return e, err
 	}
-	labels := map[string]string{}
-	for _, h := range all {
-		labels[h.Name] = kernel.Label(h.Name)
-	}
 	return expectations{
-		label: func(h string) string { return labels[h] }, way: kernel.Way(), confined: e.confined,
+		label: kernel.Label, reading: kernel.Reading, way: kernel.Way(), confined: e.confined,
 	}, kernel.Close()
 }
 

@@ -32,7 +32,7 @@ func (c rulesCommand) Run(p *program) error {
 	} else if features, kernel, err = p.probe(cfg.Helpers()); err != nil {
 		return err
 	}
-	text, err := rules.Text(rulesConfig(cfg, features, kernel.label))
+	text, err := rules.Text(rulesConfig(cfg, features, kernel.label, kernel.reading))
 	if err != nil {
 		return err
 	}
@@ -40,9 +40,9 @@ func (c rulesCommand) Run(p *program) error {
 	return err
 }
 
-// rulesConfig is what the rules are made from. A helper without ports is reached through connections that carry its own
-// label: those announced for it.
-func rulesConfig(cfg *config.Config, features rules.Features, label func(helper string) string) rules.Config {
+// rulesConfig is what the rules are made from. label and reading give what connections carry that a helper announced, and
+// that were announced for it.
+func rulesConfig(cfg *config.Config, features rules.Features, label, reading func(helper string) string) rules.Config {
 	r := rules.Config{
 		Queue:      cfg.Queue.Number,
 		Queues:     cfg.Queue.Count,
@@ -51,10 +51,9 @@ func rulesConfig(cfg *config.Config, features rules.Features, label func(helper 
 		Manual:     cfg.Rules == config.RulesNone,
 	}
 	for _, h := range cfg.Helpers() {
-		own := label(h.Name)
-		out := rules.Helper{Name: h.Name, Transport: h.Transport, Ports: h.Ports, Label: own}
-		if len(h.Ports) == 0 {
-			out.Announced = []string{own}
+		out := rules.Helper{Name: h.Name, Transport: h.Transport, Ports: h.Ports, Label: label(h.Name)}
+		if h.ReadsAnnounced() {
+			out.Announced = reading(h.Name)
 		}
 		r.Helpers = append(r.Helpers, out)
 	}

@@ -316,7 +316,7 @@ func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, e
 
 // rules is what the table inet cthelperd is made from.
 func (d *daemon) rules(cfg *config.Config) rules.Config {
-	return rulesConfig(cfg, d.features, d.tables.kernel.Label)
+	return rulesConfig(cfg, d.features, d.tables.kernel.Label, d.tables.kernel.Reading)
 }
 
 func (d *daemon) engineConfig(cfg *config.Config) engine.Config {

@@ -75,10 +75,11 @@ func (c *carrier) works(conn *nfnl.Conn, family uint8) (bool, error) {
 	return b.Err(1) == nil, b.Err(2)
 }
 
-// find chooses each family's carrier among the kernel's own.
-func find() (map[uint8]*carrier, error) {
-	all := map[uint8]*carrier{}
-	err := netns.Scratch(func() (err error) {
+// find chooses each family's carriers among the kernel's own: the best one, and the next for connections that are read. If
+// there is but one, all that is announced has the same label, and is queued.
+func find() (all, readers map[uint8]*carrier, err error) {
+	all, readers = map[uint8]*carrier{}, map[uint8]*carrier{}
+	err = netns.Scratch(func() (err error) {
 		conn, err := nfnl.Dial()
 		if err != nil {
 			return err
@@ -90,10 +91,13 @@ func find() (map[uint8]*carrier, error) {
 				if err != nil {
 					return err
 				}
-				if ok {
-					all[family] = &inKernel[i]
+				if !ok {
+					continue
+				}
+				if readers[family] = &inKernel[i]; all[family] != nil {
 					break
 				}
+				all[family] = &inKernel[i]
 			}
 			if all[family] == nil {
 				return ErrNoCarrier
@@ -101,7 +105,7 @@ func find() (map[uint8]*carrier, error) {
 		}
 		return nil
 	})
-	return all, err
+	return all, readers, err
 }
 
 var families = []uint8{unix.AF_INET, unix.AF_INET6}

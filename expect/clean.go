@@ -85,7 +85,7 @@ func CleanObjects(all []helpers.Helper) (deleted int, kept []string, err error) 
 		return 0, nil, err
 	}
 	there = slices.DeleteFunc(there, func(o nfnl.HelperObject) bool {
-		return !slices.ContainsFunc(all, func(h helpers.Helper) bool { return o.Name == Label(h.Name) })
+		return !slices.ContainsFunc(all, func(h helpers.Helper) bool { return o.Name == Label(h.Name) || o.Name == Reading(h.Name) })
 	})
 	if len(there) == 0 {
 		return 0, nil, nil
@@ -117,7 +117,7 @@ func isShadow(c *nfnl.Connection) bool {
 	if c.Helper == "" || !shadowLike(c) {
 		return false
 	}
-	return strings.HasPrefix(c.Helper, Label("")) ||
+	return isLabel(c.Helper) ||
 		slices.ContainsFunc(inKernel, func(in carrier) bool { return in.name == c.Helper })
 }
 

@@ -3,6 +3,7 @@ package expect
 import (
 	"math"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/cthelperd/cthelperd/internal/nfnl"
@@ -56,10 +57,16 @@ func Compile(q *Request, master nfnl.Tuple, class uint8) nfnl.Expectation {
 }
 
 // shadowOf is the entry that q's expectations hang on: the addresses of its master, and port 0 where the server's is,
-// so that no packet meets it. carrier is the protocol of the helper on it.
-func shadowOf(m *Master, carrier uint8) (orig, reply nfnl.Tuple) {
+// so that no packet meets it. carrier is the protocol of the helper on it. Connections that are read have one of their own
+// (reading): at its first port, so that it is the same one after a restart, whichever of the two is made first.
+func shadowOf(m *Master, carrier uint8, reading bool) (orig, reply nfnl.Tuple) {
 	orig = nfnl.Tuple{Src: m.Orig.Src.Addr(), SrcPort: m.Orig.Src.Port(), Dst: m.Orig.Dst.Addr(), Proto: carrier}
 	reply = nfnl.Tuple{Src: m.Reply.Src.Addr(), Dst: m.Reply.Dst.Addr(), DstPort: m.Reply.Dst.Port(), Proto: carrier}
+	if reading {
+		const far = 1 << 15
+		orig.SrcPort ^= far
+		reply.DstPort ^= far
+	}
 	return orig, reply
 }
 
@@ -68,3 +75,11 @@ func seconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / tim
 
 // Label is what rules match on connections that a helper led to, where the kernel has objects of our own.
 func Label(helper string) string { return "cth-" + helper }
+
+// Reading is what rules match on connections that were announced for a helper to read.
+func Reading(helper string) string { return "ctc-" + helper }
+
+// isLabel tells whether a kernel helper's name is a label of ours.
+func isLabel(name string) bool {
+	return strings.HasPrefix(name, Label("")) || strings.HasPrefix(name, Reading(""))
+}

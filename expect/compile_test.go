@@ -58,7 +58,7 @@ func TestCompile(t *testing.T) {
 						Master: m, Transport: helpers.TCP, Toward: d.toward, NAT: nat, Timeout: 1500 * time.Millisecond,
 						From: netip.AddrPortFrom(d.from, 0), At: netip.AddrPortFrom(d.at, 40001), To: netip.AddrPortFrom(d.to, 40000),
 					}
-					master, reply := shadowOf(&m, 17)
+					master, reply := shadowOf(&m, 17, false)
 					want := nfnl.Expectation{
 						Master:  nfnl.Tuple{Src: client, SrcPort: 50000, Dst: serverSeen, Proto: 17},
 						Tuple:   nfnl.Tuple{Src: d.from, Dst: d.at, DstPort: 40001, Proto: 6},

@@ -21,6 +21,7 @@ type Kernel struct {
 	conn     *nfnl.Conn
 	objects  map[object]*carrier        // helper objects of our own
 	carriers map[uint8]*carrier         // by family, where there are none
+	readers  map[uint8]*carrier         // the same, for connections that are read
 	wanted   map[string]*helpers.Helper // those with objects of our own, by label
 	groups   map[groupName]*group       // of shadows
 	sessions map[uint64][]*group
@@ -39,8 +40,9 @@ type Kernel struct {
 
 // object names a helper object of our own.
 type object struct {
-	helper string
-	family uint8
+	helper  string
+	reading bool // for connections that it reads; else for what it announces
+	family  uint8
 }
 
 // Repair is something that somebody else took out of the kernel's tables, and that Do needed and made anew.
@@ -58,7 +60,7 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{
-		conn: conn, objects: map[object]*carrier{}, carriers: map[uint8]*carrier{}, wanted: map[string]*helpers.Helper{},
+		conn: conn, objects: map[object]*carrier{}, carriers: map[uint8]*carrier{}, readers: map[uint8]*carrier{}, wanted: map[string]*helpers.Helper{},
 		groups:   map[groupName]*group{},
 		sessions: map[uint64][]*group{}, names: map[name]*shadow{}, placed: map[ID]place{}, left: map[leftName]leftover{},
 		now: time.Now,
@@ -74,12 +76,17 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 
 // Use makes the table ready for more helpers; what is there stays.
 func (k *Kernel) Use(all []helpers.Helper) error {
+	seen := map[string]bool{}
 	for i := range all {
+		if seen[all[i].Name] { // for the other transport
+			continue
+		}
+		seen[all[i].Name] = true
 		err := k.register(&all[i])
 		// EPERM: they are for the initial user namespace only (nfnl_cthelper_new), and this is another.
 		if errors.Is(err, nfnl.ErrNoHelperObjects) || errors.Is(err, unix.EPERM) {
 			if len(k.carriers) == 0 {
-				k.carriers, err = find()
+				k.carriers, k.readers, err = find()
 			} else {
 				err = nil
 			}
@@ -88,7 +95,7 @@ func (k *Kernel) Use(all []helpers.Helper) error {
 		if err != nil {
 			return err
 		}
-		k.wanted[Label(all[i].Name)] = &all[i]
+		k.wanted[Label(all[i].Name)], k.wanted[Reading(all[i].Name)] = &all[i], &all[i]
 	}
 	return nil
 }
@@ -98,13 +105,18 @@ func (k *Kernel) Close() error { return k.conn.Close() }
 
 // Label is the helper's name that rules match on connections which helper led to (nft `ct helper`).
 func (k *Kernel) Label(helper string) string {
-	if k.objects[object{helper, unix.AF_INET}] != nil {
-		return Label(helper)
-	}
-	if c := k.carriers[unix.AF_INET]; c != nil {
+	return k.label(Label(helper), k.carriers)
+}
+
+// Reading is the helper's name that rules match on connections that were announced for helper to read. Where expectations
+// hang on in-kernel helpers it is the same for all helpers.
+func (k *Kernel) Reading(helper string) string { return k.label(Reading(helper), k.readers) }
+
+func (k *Kernel) label(own string, carriers map[uint8]*carrier) string {
+	if c := carriers[unix.AF_INET]; c != nil && !k.Own() {
 		return c.name
 	}
-	return Label(helper)
+	return own
 }
 
 // Own says whether expectations hang on helper objects of our own.
@@ -121,17 +133,21 @@ func (k *Kernel) Way() string {
 	return fmt.Sprintf("in-kernel helper %s as carrier (IPv6: %s)", k.carriers[unix.AF_INET].name, k.carriers[unix.AF_INET6].name)
 }
 
-// carrierOf gives what m's shadows carry, and the kernel's class for class.
-func (k *Kernel) carrierOf(m *Master, class uint8) (*carrier, uint8, error) {
-	family := nfnl.Family(m.Orig.Src.Addr())
-	if c := k.objects[object{m.Helper, family}]; c != nil {
+// carrierOf gives what the shadow for q carries, and the kernel's class.
+func (k *Kernel) carrierOf(q *Request) (*carrier, uint8, error) {
+	family, class := nfnl.Family(q.Master.Orig.Src.Addr()), q.Class
+	own, carriers := object{q.Master.Helper, false, family}, k.carriers
+	if q.Helper != "" {
+		own, carriers, class = object{q.Helper, true, family}, k.readers, 0
+	}
+	if c := k.objects[own]; c != nil {
 		if int(class) >= len(c.classes) {
 			return nil, 0, fmt.Errorf("helper object %s has %d classes, no %d", c.name, len(c.classes), class)
 		}
 		return c, class, nil
 	}
-	if c := k.carriers[family]; c != nil {
+	if c := carriers[family]; c != nil {
 		return c, 0, nil
 	}
-	return nil, 0, fmt.Errorf("helper %s: %w", m.Helper, ErrNoCarrier)
+	return nil, 0, fmt.Errorf("helper %s: %w", own.helper, ErrNoCarrier)
 }

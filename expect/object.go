@@ -16,16 +16,25 @@ import (
 // maxPolicy is the most that a class of a helper object may keep at once (NF_CT_EXPECT_MAX_CNT).
 const maxPolicy = 255
 
-// objects are the helper objects of h: one a family.
+// objects are the helper objects of h: for what it announces, and for the connections that are announced for it. One a
+// family each.
 func objects(h *helpers.Helper) (all []nfnl.HelperObject) {
+	var classes []nfnl.HelperClass
+	for _, c := range h.Classes {
+		most := c.Max
+		if most == 0 { // no limit of its own: as many on a shadow as one can have
+			most = maxPolicy
+		}
+		classes = append(classes, nfnl.HelperClass{Name: c.Name, Max: min(most, maxPolicy), Timeout: max(seconds(c.Timeout), 1)})
+	}
 	for _, family := range families {
-		o := nfnl.HelperObject{Name: Label(h.Name), L3: uint16(family), L4: uint8(h.Transport)}
-		for _, c := range h.Classes {
-			o.Classes = append(o.Classes, nfnl.HelperClass{
-				Name: c.Name, Max: min(max(c.Max, 1), maxPolicy), Timeout: max(seconds(c.Timeout), 1),
+		all = append(all, nfnl.HelperObject{Name: Label(h.Name), L3: uint16(family), L4: uint8(h.Transport), Classes: classes})
+		if h.ReadsAnnounced() {
+			all = append(all, nfnl.HelperObject{
+				Name: Reading(h.Name), L3: uint16(family), L4: uint8(h.Transport),
+				Classes: []nfnl.HelperClass{{Name: "connection", Max: maxPolicy, Timeout: 240}},
 			})
 		}
-		all = append(all, o)
 	}
 	return all
 }
@@ -49,7 +58,7 @@ func (k *Kernel) register(h *helpers.Helper) error {
 			}
 			c.classes = append(c.classes, l)
 		}
-		k.objects[object{h.Name, uint8(o.L3)}] = c
+		k.objects[object{h.Name, o.Name == Reading(h.Name), uint8(o.L3)}] = c
 	}
 	return nil
 }

@@ -97,11 +97,11 @@ func (k *Kernel) plan(b *nfnl.Batch, at int, q *Request, now time.Time) error {
 	if _, ok := k.placed[q.ID]; ok {
 		return ErrTaken
 	}
-	c, class, err := k.carrierOf(&q.Master, q.Class)
+	c, class, err := k.carrierOf(q)
 	if err != nil {
 		return err
 	}
-	s, err := k.shadowFor(&q.Master, c, class, now)
+	s, err := k.shadowFor(&q.Master, c, class, q.Helper != "", now)
 	if err != nil {
 		return err
 	}

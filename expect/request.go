@@ -36,6 +36,7 @@ type Request struct {
 	To        netip.AddrPort // the announced end point itself; differs from At where NAT stands between
 	NAT       bool           // the master is under NAT: the expected connection is translated as the master is (nf_nat_follow_master)
 	Permanent bool           // matches again and again
+	Helper    string         // reads the expected connection: it hangs on a shadow of its own, by whose label (Reading) rules know it
 	Timeout   time.Duration
 }
 

@@ -22,6 +22,7 @@ const (
 // groupName names the shadows of one session on one connection.
 type groupName struct {
 	session uint64
+	reading bool
 	name
 }
 
@@ -61,9 +62,9 @@ func (s *shadow) room(class uint8, now time.Time) bool {
 }
 
 // shadowFor gives the shadow that the next expectation of the class is to hang on.
-func (k *Kernel) shadowFor(m *Master, c *carrier, class uint8, now time.Time) (*shadow, error) {
-	orig, reply := shadowOf(m, c.l4)
-	key := groupName{m.Session, name{orig, m.Zone}}
+func (k *Kernel) shadowFor(m *Master, c *carrier, class uint8, reading bool, now time.Time) (*shadow, error) {
+	orig, reply := shadowOf(m, c.l4, reading)
+	key := groupName{m.Session, reading, name{orig, m.Zone}}
 	g := k.groups[key]
 	if g == nil {
 		g = &group{name: key}

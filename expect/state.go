@@ -12,6 +12,7 @@ import (
 type saved struct {
 	Session     uint64
 	Group       nfnl.Tuple
+	Reading     bool
 	Orig, Reply nfnl.Tuple
 	Zone        uint16
 	Mark        uint32
@@ -44,7 +45,8 @@ func (k *Kernel) Save() ([]byte, error) {
 	for key, g := range k.groups {
 		for _, s := range g.shadows {
 			one := saved{
-				Session: key.session, Group: key.orig, Orig: s.orig, Reply: s.reply, Zone: s.zone, Mark: s.mark, Until: s.until,
+				Session: key.session, Group: key.orig, Reading: key.reading, Orig: s.orig, Reply: s.reply, Zone: s.zone, Mark: s.mark,
+				Until:   s.until,
 				Carrier: savedCarrier{Name: s.carrier.name, L4: s.carrier.l4, Own: s.carrier.own},
 			}
 			for _, c := range s.carrier.classes {
@@ -81,7 +83,7 @@ func (k *Kernel) Load(state []byte) error {
 		s := &shadow{
 			name: name{one.Orig, one.Zone}, reply: one.Reply, mark: one.Mark, until: one.Until, carrier: c,
 		}
-		key := groupName{one.Session, name{one.Group, one.Zone}}
+		key := groupName{one.Session, one.Reading, name{one.Group, one.Zone}}
 		g := k.groups[key]
 		if g == nil {
 			g = &group{name: key}

@@ -43,7 +43,7 @@ func labelsInUse() (map[string]bool, error) {
 			}
 			defer func() { err = errors.Join(err, conn.Close()) }()
 			return conn.Connections(unix.AF_UNSPEC, func(c *nfnl.Connection) {
-				if strings.HasPrefix(c.Helper, Label("")) {
+				if isLabel(c.Helper) {
 					used[c.Helper] = true
 				}
 			})

@@ -21,17 +21,22 @@ type Protocol struct {
 	Helpers func(options any) ([]Helper, error)
 }
 
-// Helper describes one parser: data and a constructor.
+// Helper describes one parser: data and a constructor. A protocol that is spoken over both transports has one of the same
+// name, classes and PerPair for each: then a pair's Session reads both.
 type Helper struct {
 	Name      string    // at most 11 bytes: the kernel's 15 less "cth-"
 	Transport Transport // of the flows that it reads
 	Ports     []uint16  // default server ports; empty if reached only by an expectation
 	Classes   []Class   // 1 to 4; index from 0 = kernel class
 	Backlog   int       // most unconsumed stream bytes kept per direction; 0: 4096
-	PerPair   bool      // one Session for all flows of the helper between two hosts (SIP); else one a flow
+	PerPair   bool      // one Session for all flows of the name between two hosts (SIP); else one a flow
+	Announced bool      // Expectation.Helper may name it: such connections are read too. Without Ports they are in any case
 	New       func() Session
 	Restore   func(state []byte) (Session, error) // of a Snapshotter; nil: a moved flow starts with Gap
 }
+
+// ReadsAnnounced tells whether connections of the helper may be announced.
+func (h *Helper) ReadsAnnounced() bool { return h.Announced || len(h.Ports) == 0 }
 
 // Class is a class of expectations, with the limits of NFCTH_POLICY (linux/netfilter/nfnetlink_cthelper.h).
 type Class struct {

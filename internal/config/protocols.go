@@ -152,7 +152,7 @@ func (r *reader) helpers(cfg *Config, sections []section) error {
 			continue
 		}
 		for _, h := range made {
-			if other, taken := names[h.Name]; taken {
+			if other, taken := names[h.Name]; taken && other != s.protocol.Name {
 				return fmt.Errorf("protocols %s and %s both have a helper %s", other, s.protocol.Name, h.Name)
 			}
 			names[h.Name] = s.protocol.Name
@@ -185,7 +185,9 @@ func (r *reader) ports(s *section, made []helpers.Helper) map[string]map[uint16]
 	case *ast.MappingNode, *ast.MappingValueNode:
 		var names []string
 		for _, h := range made {
-			names = append(names, h.Name)
+			if !slices.Contains(names, h.Name) { // one for each transport
+				names = append(names, h.Name)
+			}
 		}
 		for _, e := range r.mapping(n, "helpers."+s.protocol.Name+".ports", names) {
 			given[e.name] = r.portList(e.value)

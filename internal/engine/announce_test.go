@@ -559,6 +559,30 @@ func TestPairs(t *testing.T) {
 	}
 }
 
+// A session for two hosts reads both transports, and outlives the end of a connection.
+func TestPairOfTransports(t *testing.T) {
+	pairs := func(c *engine.Config) {
+		for i := range c.Helpers {
+			c.Helpers[i].Name, c.Helpers[i].PerPair = "toy", true
+		}
+	}
+	b := newBed(t, pairs)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	f.say(orig, "open udp 10.0.0.1:4000 group 1\n")
+	f.send(orig, packet.ACK|packet.FIN, "")
+	f.send(reply, packet.ACK|packet.FIN, "")
+	b.events("expect udp *>10.0.0.1:4000")
+	b.udp(plainConn(helpers.UDP), reply, "cancel 1\n")
+	b.events("cancel udp *>10.0.0.1:4000 ended")
+	if s := b.e.Stats(); s.Sessions != 1 {
+		t.Errorf("%d sessions", s.Sessions)
+	}
+	b.move(pairs)
+	if s := b.e.Stats(); s.Sessions != 1 || s.Flows != 2 {
+		t.Errorf("after a restart: %d sessions, %d flows", s.Sessions, s.Flows)
+	}
+}
+
 func TestEnd(t *testing.T) {
 	ends := map[string]func(*peerflow){
 		"FIN": func(f *peerflow) {
@@ -642,7 +666,9 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{"long name", func(h *helpers.Helper) { h.Name = "abcdefghijkl" }, `"abcdefghijkl"`},
 		{"no name", func(h *helpers.Helper) { h.Name = "" }, "no name"},
-		{"same name", func(h *helpers.Helper) { h.Name = "toy" }, `"toy"`},
+		{"same name", func(h *helpers.Helper) { h.Name, h.Transport, h.Ports = "toy", helpers.TCP, nil }, `"toy"`},
+		{"same name, another transport, other classes", func(h *helpers.Helper) { h.Name, h.Classes = "toy", h.Classes[:1] }, `"toy"`},
+		{"same name, another transport, pairs", func(h *helpers.Helper) { h.Name, h.PerPair = "toy", true }, `"toy"`},
 		{"same port", func(h *helpers.Helper) { h.Transport = helpers.TCP }, "2100"},
 		{"no classes", func(h *helpers.Helper) { h.Classes = nil }, "0 classes"},
 		{"port 0", func(h *helpers.Helper) { h.Ports = []uint16{0} }, "port 0"},

@@ -20,7 +20,7 @@ const GCPercent = 50
 
 // Engine is one shard: it handles the packets of one queue, one call at a time.
 type Engine struct {
-	helpers  map[string]*helper
+	helpers  map[parser]*helper
 	ports    map[port]*helper
 	policy   Policy
 	limits   Limits
@@ -70,6 +70,12 @@ type Engine struct {
 // names are the last ones given.
 type names struct {
 	Flow, Session, Expectation, Ticket uint64
+}
+
+// parser is what a helper is called by.
+type parser struct {
+	name      string
+	transport helpers.Transport
 }
 
 // port is what a helper's flows are found by.
@@ -391,16 +397,21 @@ func (e *Engine) excused() bool {
 // Reload changes helpers, policy and limits for what comes; flows and what they announced live on. Lookup, Missed
 // and Record stay if they are nil in cfg.
 func (e *Engine) Reload(cfg Config) error {
-	byName, ports := map[string]*helper{}, map[port]*helper{}
+	byName, ports := map[parser]*helper{}, map[port]*helper{}
 	for _, h := range cfg.Helpers {
 		if err := check(&h); err != nil {
 			return fmt.Errorf("helper %q: %w", h.Name, err)
 		}
-		if byName[h.Name] != nil {
-			return fmt.Errorf("two helpers are called %q", h.Name)
+		if byName[parser{h.Name, h.Transport}] != nil {
+			return fmt.Errorf("two helpers for %v are called %q", h.Transport, h.Name)
+		}
+		for p, other := range byName {
+			if p.name == h.Name && (other.PerPair != h.PerPair || !slices.Equal(other.Classes, h.Classes)) {
+				return fmt.Errorf("helpers %q for %v and %v differ in classes or PerPair", h.Name, p.transport, h.Transport)
+			}
 		}
 		own := &helper{h}
-		byName[h.Name] = own
+		byName[parser{h.Name, h.Transport}] = own
 		for _, n := range h.Ports {
 			p := port{h.Transport, n}
 			if other := ports[p]; other != nil && other != own {

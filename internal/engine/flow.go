@@ -261,11 +261,10 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 // reader is the helper that reads a connection, and the expectation that led to it.
 func (e *Engine) reader(c *Conn) (*helper, *entry) {
 	read := func(x *entry) bool {
-		h := e.helpers[x.said.Helper]
-		return h != nil && h.Transport == c.Transport
+		return e.helpers[parser{x.said.Helper, c.Transport}] != nil
 	}
 	if x := e.match(c, read); x != nil {
-		return e.helpers[x.said.Helper], x
+		return e.helpers[parser{x.said.Helper, c.Transport}], x
 	}
 	if h := e.ports[port{c.Transport, c.Orig.Dst.Port()}]; h != nil {
 		return h, nil

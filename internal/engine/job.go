@@ -76,7 +76,7 @@ func (e *Engine) place(j *job) {
 func (x *entry) request() *expect.Request {
 	return &expect.Request{
 		ID: x.id, Master: x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
-		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout,
+		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout, Helper: x.said.Helper,
 	}
 }
 

@@ -165,7 +165,7 @@ func (e *Engine) leftBy(s *session, f *flow) {
 	if s.flows--; s.flows > 0 {
 		return
 	}
-	if f.transport() == helpers.TCP {
+	if f.transport() == helpers.TCP && !s.helper.PerPair {
 		for _, x := range slices.Clone(s.entries()) {
 			if x.pending {
 				e.cancelEntry(x, CancelFlowEnded)

@@ -13,7 +13,7 @@ import (
 )
 
 // stateVersion is the first byte of what Save writes. Whoever changes the meaning of a field below raises it.
-const stateVersion = 1
+const stateVersion = 2
 
 var (
 	errState    = errors.New("engine: damaged state")
@@ -32,6 +32,7 @@ type state struct {
 type savedSession struct {
 	ID, Family uint64
 	Helper     string
+	Transport  helpers.Transport // the helper's
 	Depth      int
 	Shadow     bool
 	A, B       netip.Addr // of a pair
@@ -46,6 +47,7 @@ type savedEntry struct {
 	From, To, At                   netip.AddrPort
 	Toward                         helpers.Dir
 	NAT, Translated, Pending, Used bool
+	Reserved                       bool
 	UsedBy                         helpers.Tuple
 	Master                         expect.Master
 	Announced                      uint64
@@ -95,7 +97,8 @@ func (e *Engine) Save() ([]byte, error) {
 	families := map[*family]uint64{}
 	for _, from := range e.inOrder() {
 		to := savedSession{
-			ID: from.id, Family: from.id, Helper: from.helper.Name, Depth: int(from.depth), Shadow: from.shadow,
+			ID: from.id, Family: from.id, Helper: from.helper.Name, Transport: from.helper.Transport, Depth: int(from.depth),
+			Shadow: from.shadow,
 		}
 		if from.extra != nil && from.extra.family != nil {
 			kin := from.extra.family
@@ -131,7 +134,7 @@ func (e *Engine) Save() ([]byte, error) {
 func (x *entry) save() savedEntry {
 	return savedEntry{
 		ID: x.id, Said: x.said, From: x.from, To: x.to, At: x.at, Toward: x.toward, NAT: x.nat,
-		Translated: x.translated, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
+		Translated: x.translated, Reserved: x.reserved, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
 		Announced: x.announced, Timeout: x.timeout, Expires: x.timer.when, Note: x.note,
 	}
 }
@@ -235,7 +238,7 @@ type loader struct {
 }
 
 func (e *loader) session(from *savedSession) error {
-	h := e.helpers[from.Helper]
+	h := e.helpers[parser{from.Helper, from.Transport}]
 	if from.ID == 0 || from.ID > e.last.Session || e.sessions[from.ID] != nil {
 		return errState
 	}
@@ -294,7 +297,7 @@ func (e *loader) entry(s *session, from *savedEntry) error {
 	}
 	x := &entry{
 		id: from.ID, session: s, said: from.Said, from: from.From, to: from.To, at: from.At, toward: from.Toward,
-		nat: from.NAT, translated: from.Translated, used: from.Used, master: from.Master,
+		nat: from.NAT, translated: from.Translated, reserved: from.Reserved, used: from.Used, master: from.Master,
 		announced: from.Announced, timeout: from.Timeout, note: from.Note,
 	}
 	if from.Used && from.UsedBy.Src.IsValid() && from.UsedBy.Dst.IsValid() {

@@ -835,7 +835,7 @@ func TestAnnounced(t *testing.T) {
 			b := newBed(t)
 			b.install(rules.Config{
 				Queue:    number,
-				Helpers:  []rules.Helper{{Name: "child", Transport: helpers.TCP, Announced: []string{tt.label}}},
+				Helpers:  []rules.Helper{{Name: "child", Transport: helpers.TCP, Announced: tt.label}},
 				Features: f,
 			})
 			packets := record(b.open(f))

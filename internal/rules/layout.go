@@ -104,9 +104,9 @@ func firstChains(cfg *Config) []chain {
 			first.rules = append(first.rules, rule{h.Name, []term{
 				ctState(stateNew), tcpDport(h.Ports), counter{}, expectObject{}}})
 		}
-		for _, l := range h.Announced {
+		if h.Announced != "" {
 			first.rules = append(first.rules, rule{h.Name, []term{
-				l4proto(helpers.TCP), ctState(stateRelated), ctHelper(l), counter{}, expectObject{}}})
+				l4proto(helpers.TCP), ctState(stateRelated), ctHelper(h.Announced), counter{}, expectObject{}}})
 		}
 	}
 	if len(first.rules) == 0 {
@@ -202,8 +202,8 @@ func matches(h Helper) []term {
 	if len(h.Ports) > 0 {
 		m = append(m, ports{ctOriginalDport, h.Ports}, ports{ctReplySport, h.Ports})
 	}
-	for _, l := range h.Announced {
-		m = append(m, ctHelper(l))
+	if h.Announced != "" {
+		m = append(m, ctHelper(h.Announced))
 	}
 	return m
 }

@@ -35,9 +35,9 @@ type Helper struct {
 	Name      string
 	Transport helpers.Transport
 	Ports     []uint16 // server ports, as the client addresses them or as the server has them
-	// Announced are labels (`ct helper` of the rule language): connections under them that only an announcement
-	// leads to are this helper's too.
-	Announced []string
+	// Announced is a label (`ct helper` of the rule language): connections that were announced for this helper. Empty:
+	// none are.
+	Announced string
 	// Label is what `ct helper` says of the connections that this helper announces: the name of the helper of its
 	// shadow master. Only Text uses it.
 	Label string
@@ -65,10 +65,8 @@ func (cfg *Config) check() error {
 		if slices.Contains(h.Ports, 0) {
 			return fmt.Errorf("helper %s: port 0 is not a port", h.Name)
 		}
-		for _, l := range h.Announced {
-			if l == "" || len(l) >= helperNameLen {
-				return fmt.Errorf("helper %s: label %q must have 1 to %d bytes", h.Name, l, helperNameLen-1)
-			}
+		if len(h.Announced) >= helperNameLen {
+			return fmt.Errorf("helper %s: label %q has more than %d bytes", h.Name, h.Announced, helperNameLen-1)
 		}
 	}
 	return nil

@@ -153,8 +153,8 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 				line("%s--sport %d %s", midstream, p, target)
 			}
 		}
-		for _, l := range h.Announced {
-			line("%s-m helper --helper %q %s", match, l, target)
+		if h.Announced != "" {
+			line("%s-m helper --helper %q %s", match, h.Announced, target)
 		}
 	}
 	line("-A POSTROUTING ! -o lo -m conntrack ! --ctstate SNAT,DNAT -j %s", chain)
@@ -167,8 +167,10 @@ func writeBeside(w *strings.Builder, cfg *Config) {
 	w.WriteString("#   ct state established,related accept\n")
 	var labels []string
 	for _, h := range cfg.Helpers {
-		if h.Label != "" && !slices.Contains(labels, h.Label) {
-			labels = append(labels, h.Label)
+		for _, l := range []string{h.Label, h.Announced} {
+			if l != "" && !slices.Contains(labels, l) {
+				labels = append(labels, l)
+			}
 		}
 	}
 	if len(labels) == 0 {
@@ -179,7 +181,7 @@ func writeBeside(w *strings.Builder, cfg *Config) {
 	for _, l := range labels {
 		var names []string
 		for _, h := range cfg.Helpers {
-			if h.Label == l {
+			if (h.Label == l || h.Announced == l) && !slices.Contains(names, h.Name) {
 				names = append(names, h.Name)
 			}
 		}

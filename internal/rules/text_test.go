@@ -28,10 +28,10 @@ func several(f rules.Features) rules.Config {
 		Queue: number,
 		Helpers: []rules.Helper{
 			{Name: "ftp", Transport: helpers.TCP, Ports: []uint16{2121, 21, 2121}, Label: "cth-ftp"},
-			{Name: "q931", Transport: helpers.TCP, Ports: []uint16{1720}, Announced: []string{"cth-ras", "cth-q931"}, Label: "cth-q931"},
-			{Name: "h245", Transport: helpers.TCP, Announced: []string{"cth-q931"}, Label: "cth-h245"},
-			{Name: "sip", Transport: helpers.UDP, Ports: []uint16{5060}, Label: "cth-sip"},
-			{Name: "sip-tcp", Transport: helpers.TCP, Ports: []uint16{5060}, Label: "cth-sip"},
+			{Name: "q931", Transport: helpers.TCP, Ports: []uint16{1720}, Announced: "ctc-q931", Label: "cth-q931"},
+			{Name: "h245", Transport: helpers.TCP, Announced: "ctc-h245", Label: "cth-h245"},
+			{Name: "sip", Transport: helpers.UDP, Ports: []uint16{5060}, Announced: "ctc-sip", Label: "cth-sip"},
+			{Name: "sip", Transport: helpers.TCP, Ports: []uint16{5060}, Announced: "ctc-sip", Label: "cth-sip"},
 		},
 		Features: f,
 	}
@@ -95,8 +95,7 @@ func TestWrongConfig(t *testing.T) {
 		{"queue numbers end", rules.Config{Features: queueing, Queue: 65535, Queues: 2}, "65535"},
 		{"port 0", helper(func(h *rules.Helper) { h.Ports = []uint16{21, 0} }), "helper ftp: port 0"},
 		{"transport", helper(func(h *rules.Helper) { h.Transport = 132 }), "helper ftp: no rules for ip-protocol-132"},
-		{"label too long", helper(func(h *rules.Helper) { h.Announced = []string{"cth-sixteenbytes"} }), "cth-sixteenbytes"},
-		{"label empty", helper(func(h *rules.Helper) { h.Announced = []string{""} }), `label ""`},
+		{"label too long", helper(func(h *rules.Helper) { h.Announced = "cth-sixteenbytes" }), "cth-sixteenbytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
