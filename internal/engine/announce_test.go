@@ -479,6 +479,21 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// The control connection's own end point has a port outside already, and keeps it.
+func TestOwnEndPoint(t *testing.T) {
+	c := snatConn(helpers.UDP)
+	c.Reply.Dst = netip.MustParseAddrPort("203.0.113.1:61000")
+	b := newBed(t, nil)
+	if got := b.payload(b.udp(c, orig, "open udp 10.0.0.1:50000 group 1 reserve permanent\n")); !strings.Contains(got, " 203.0.113.1:61000 ") {
+		t.Errorf("announced as %q", got)
+	}
+	b.udp(c, reply, "open udp 203.0.113.1:61000 group 1 other permanent\n")
+	b.udp(otherClient(c), orig, "open udp 10.0.0.2:61000 group 1\n")
+	b.events(`edit orig 9 "10.0.0.1:50000" "203.0.113.1:61000"`, "expect udp *>10.0.0.1:50000 at 203.0.113.1:61000",
+		`edit reply 9 "203.0.113.1:61000" "10.0.0.1:50000"`,
+		"expect udp *>10.0.0.2:61000 at 203.0.113.1:61001", `edit orig 9 "10.0.0.2:61000" "203.0.113.1:61001"`)
+}
+
 // What an announcement leads to is translated as its control connection is, unless it goes to somebody else.
 func TestForeignUnderNAT(t *testing.T) {
 	for to, want := range map[string]bool{"10.0.0.1:4000": true, "10.0.0.2:4000": false} {

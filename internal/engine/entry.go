@@ -25,6 +25,7 @@ type entry struct {
 	toward     helpers.Dir
 	nat        bool // the flow is
 	translated bool // at has an address, and may have a port, other than to
+	own        bool // it is the flow's own end point, so at is given
 	reserved   bool // it was asked for before it was opened
 	pending    bool
 	asked      bool // the table may have it
@@ -259,7 +260,7 @@ func (e *Engine) match(c *Conn, fits func(*entry) bool) *entry {
 
 // choose finds a free port for x on the other side of the NAT; false: there is none.
 func (e *Engine) choose(x *entry) bool {
-	if !x.translated {
+	if !x.translated || x.own {
 		return e.free(x, x.at)
 	}
 	if y := x.partner(); y != nil {

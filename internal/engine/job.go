@@ -163,7 +163,7 @@ func (e *Engine) another(j *job, p *plan) bool {
 
 func (e *Engine) moved(j *job, p *plan) bool {
 	x := p.entry
-	if p.fixed || !x.translated || p.tries >= maxTries {
+	if p.fixed || !x.translated || x.own || p.tries >= maxTries {
 		return false
 	}
 	var mate *plan

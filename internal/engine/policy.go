@@ -169,12 +169,18 @@ func (e *Engine) judge(j *job, i int) plan {
 	if said.From.Addr() == owner.peer.Addr() {
 		x.from = netip.AddrPortFrom(owner.initiator.Addr(), said.From.Port())
 	}
-	if said.To.Addr() == owner.outside.Addr() {
+	switch {
+	case said.To == owner.outside && said.Transport == f.transport():
+		x.to = owner.real
+	case said.To.Addr() == owner.outside.Addr():
 		x.to = netip.AddrPortFrom(owner.real.Addr(), said.To.Port())
 	}
 	if x.at = x.to; x.to.Addr() == owner.real.Addr() && owner.real.Addr() != owner.outside.Addr() {
 		x.translated = true
 		x.at = netip.AddrPortFrom(owner.outside.Addr(), x.to.Port())
+		if x.own = x.to == owner.real && said.Transport == f.transport(); x.own {
+			x.at = owner.outside
+		}
 	}
 	// The kernel translates what follows a master to the master's own hosts. What goes elsewhere is for the rules of NAT.
 	x.toward, x.nat = said.Owner.Other(), f.nat != nil && x.to.Addr() == owner.real.Addr()
