@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	before := openFiles()
-	code := daemon.Main(ftp.Protocol())
+	code := daemon.Main(ftp.Protocol(), phoneProtocol())
 	if os.Getenv(asDaemon) == "unread" {
 		os.Exit(code)
 	}

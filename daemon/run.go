@@ -300,7 +300,7 @@ func (d *daemon) lookup(t helpers.Transport, seen helpers.Tuple) (engine.Conn, e
 	f, err := d.tables.lookup(t, seen)
 	switch {
 	case errors.Is(err, flows.ErrNotFound):
-		return engine.Conn{}, engine.ErrNotTracked
+		return d.tables.first(t, seen)
 	case errors.Is(err, errAmbiguous):
 		if !d.ambiguous {
 			d.log.Warn("a connection is not read: several zones have one with these addresses and ports, and without "+

@@ -11,6 +11,7 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/internal/rules"
 	"github.com/cthelperd/cthelperd/queue"
 )
 
@@ -18,6 +19,7 @@ import (
 type tables struct {
 	kernel  *expect.Kernel
 	flows   *flows.Table
+	origins *rules.Origins // nil: the queue tells
 	watcher *flows.Watcher
 	parser  flows.Parser
 	changes []expect.Change // kept for Do
@@ -60,7 +62,10 @@ func openTables(cfg *config.Config, told bool) (t *tables, err error) {
 	if t.watcher, err = flows.Watch(); err != nil {
 		return t, err
 	}
-	return t, nil
+	if !told {
+		t.origins, err = rules.OpenOrigins()
+	}
+	return t, err
 }
 
 func (t *tables) close() (err error) {
@@ -69,6 +74,9 @@ func (t *tables) close() (err error) {
 	}
 	if t.flows != nil {
 		err = errors.Join(err, t.flows.Close())
+	}
+	if t.origins != nil {
+		err = errors.Join(err, t.origins.Close())
 	}
 	if t.kernel != nil {
 		err = errors.Join(err, t.kernel.Close())

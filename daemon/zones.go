@@ -7,6 +7,8 @@ import (
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/internal/rules"
 )
 
 // errAmbiguous: packets of two connections look alike, and the queue does not tell which one a packet is of.
@@ -69,6 +71,18 @@ func (t *tables) lookup(tr helpers.Transport, seen helpers.Tuple) (flows.Flow, e
 		}
 	}
 	return found, err
+}
+
+// first is the connection of a datagram that is the first of it: conntrack enters it after the verdict only.
+func (t *tables) first(tr helpers.Transport, seen helpers.Tuple) (engine.Conn, error) {
+	if tr != helpers.UDP || t.origins == nil {
+		return engine.Conn{}, engine.ErrNotTracked
+	}
+	orig, mark, err := t.origins.Find(seen)
+	if errors.Is(err, rules.ErrNoOrigin) {
+		err = engine.ErrNotTracked
+	}
+	return engine.Conn{Transport: tr, Orig: orig, Reply: seen.Turned(), Mark: mark, Unconfirmed: true}, err
 }
 
 // ports are those of control connections.

@@ -47,9 +47,7 @@ type Config struct {
 	Helpers []helpers.Helper // Ports resolved from the configuration
 	Policy  Policy
 	Limits  Limits
-	// Lookup finds the connection of a packet that was seen, after NAT, with the tuple seen. An error: the packet passes;
-	// but a UDP datagram of no connection (ErrNotTracked) to or from a helper's port is taken for the first one of a
-	// connection without NAT, which conntrack enters after the verdict only.
+	// Lookup finds the connection of a packet that was seen, after NAT, with the tuple seen. An error: the packet passes.
 	Lookup func(t helpers.Transport, seen helpers.Tuple) (Conn, error)
 	// Missed says how many packets have passed unseen until now, or were dropped. It is asked when a connection is met
 	// late of which nothing else says why, and at times when a stream has a hole; nil: only Overflowed tells.

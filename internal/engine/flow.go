@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -185,19 +184,8 @@ func (e *Engine) connection(p *Packet, v *packet.View) (Conn, bool) {
 	if e.lookup == nil {
 		return Conn{}, false
 	}
-	t := v.Tuple()
-	c, err := e.lookup(v.Transport(), t)
-	switch {
-	case err == nil:
-		return c, c.Transport == v.Transport()
-	case v.Transport() != helpers.UDP || !errors.Is(err, ErrNotTracked):
-		return Conn{}, false
-	case e.ports[port{helpers.UDP, t.Dst.Port()}] != nil:
-		return Conn{Transport: helpers.UDP, Orig: t, Reply: t.Turned()}, true
-	case e.ports[port{helpers.UDP, t.Src.Port()}] != nil:
-		return Conn{Transport: helpers.UDP, Orig: t.Turned(), Reply: t}, true
-	}
-	return Conn{}, false
+	c, err := e.lookup(v.Transport(), v.Tuple())
+	return c, err == nil && c.Transport == v.Transport()
 }
 
 // open makes the flow of a connection; nil: no helper reads it.

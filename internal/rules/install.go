@@ -36,6 +36,9 @@ func install(cfg *Config, anew bool) error {
 		const millisecond = 1
 		b.addObject(millisecond)
 	}
+	if originChains(cfg) != nil {
+		b.addOrigins()
+	}
 	chains := layout(cfg)
 	for _, c := range chains { // all of them before any rule: rules jump
 		b.addChain(c)

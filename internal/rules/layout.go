@@ -55,6 +55,7 @@ func layout(cfg *Config) []chain {
 	if cfg.Features.ExpectObject {
 		chains = append(chains, firstChains(cfg)...)
 	}
+	chains = append(chains, originChains(cfg)...)
 	if !cfg.Manual {
 		chains = append(chains, controlChains(cfg)...)
 	}
@@ -134,12 +135,9 @@ func controlChains(cfg *Config) []chain {
 			"datagram.",
 	}
 	for _, h := range cfg.Helpers {
-		for _, state := range states(h.Transport, cfg) {
-			for _, m := range matches(h) {
-				terms := append([]term{l4proto(h.Transport)}, state...)
-				terms = append(terms, m, counter{}, cfg.queue())
-				control.rules = append(control.rules, rule{h.Name, terms})
-			}
+		for _, m := range matches(h) {
+			terms := []term{l4proto(h.Transport), states(h.Transport), m, counter{}, cfg.queue()}
+			control.rules = append(control.rules, rule{h.Name, terms})
 		}
 	}
 	var chains []chain
@@ -181,19 +179,12 @@ func midstreamRules(cfg *Config) (rules []rule) {
 
 func (cfg *Config) queue() queue { return queue{cfg.Queue, max(cfg.Queues, 1), !cfg.FailClosed} }
 
-// states are the states in which packets are queued. A first datagram is in no table yet: without NFQA_CT its
-// connection cannot be looked up, and only without NAT it is known from the packet itself.
-func states(t helpers.Transport, cfg *Config) [][]term {
-	switch {
-	case t == helpers.TCP:
-		return [][]term{{ctState(stateEstablished)}}
-	case cfg.Features.Conntrack:
-		return [][]term{{ctState(stateNew | stateRelated | stateEstablished)}}
+// states are the states in which packets are queued.
+func states(t helpers.Transport) term {
+	if t == helpers.TCP {
+		return ctState(stateEstablished)
 	}
-	return [][]term{
-		{ctState(stateEstablished)},
-		{ctState(stateNew | stateRelated), ctStatusNone(statusSNAT | statusDNAT)},
-	}
+	return ctState(stateNew | stateRelated | stateEstablished)
 }
 
 // matches are the ways in which a packet is known to be of a helper's connection.

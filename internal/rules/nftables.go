@@ -180,12 +180,17 @@ const (
 	typeInetService setType = 13
 )
 
+// nextSet names a set within the transaction.
+func (b *batch) nextSet() uint32 {
+	b.sets++
+	return b.sets
+}
+
 // in looks the register up in an anonymous set of keys.
 func (b *batch) in(t setType, keys [][]byte) expression {
 	const anonymous, constant = 1, 2 // NFT_SET_ANONYMOUS, NFT_SET_CONSTANT
 	const name = "__set%d"           // the kernel puts the number in
-	b.sets++
-	id := b.sets
+	id := b.nextSet()
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, func(ae attributes) {
 		ae.String(unix.NFTA_SET_TABLE, TableName)
 		ae.String(unix.NFTA_SET_NAME, name)

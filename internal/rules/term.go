@@ -45,21 +45,13 @@ func (t ctState) exprs(*batch) []expression {
 	return bits(unix.NFT_CT_STATE, uint32(t), unix.NFT_CMP_NEQ)
 }
 
-// Bits of the connection's status (linux/netfilter/nf_conntrack_common.h, IPS_SRC_NAT and IPS_DST_NAT).
-const (
-	statusSNAT = 1 << 4
-	statusDNAT = 1 << 5
-)
+// ctZone: the connection is in this zone.
+type ctZone uint16
 
-// ctStatusNone: none of the bits is set.
-type ctStatusNone uint32
+func (t ctZone) text() string { return fmt.Sprintf("ct zone %d", uint16(t)) }
 
-func (t ctStatusNone) text() string {
-	return "ct status ! " + flags(uint32(t), flag{statusSNAT, "snat"}, flag{statusDNAT, "dnat"})
-}
-
-func (t ctStatusNone) exprs(*batch) []expression {
-	return bits(unix.NFT_CT_STATUS, uint32(t), unix.NFT_CMP_EQ)
+func (t ctZone) exprs(*batch) []expression {
+	return []expression{loadCt(unix.NFT_CT_ZONE), equal(binary.NativeEndian.AppendUint16(nil, uint16(t)))}
 }
 
 type flag struct {

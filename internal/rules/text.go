@@ -43,10 +43,6 @@ func Text(cfg Config) (string, error) {
 	writeBeside(&w, &cfg)
 	w.WriteString("\n")
 	comment(&w, textNotes)
-	udp := slices.ContainsFunc(cfg.Helpers, func(h Helper) bool { return h.Transport == helpers.UDP })
-	if udp && cfg.Features.NFTQueue && !cfg.Features.Conntrack {
-		comment(&w, textUDP)
-	}
 	if cfg.FailClosed {
 		comment(&w, textClosed)
 	} else {
@@ -75,8 +71,6 @@ the same length.`
 	textNotes  = `Packets of connections that a flowtable or the network card forwards (flow add, hardware offload) never come to the
 queue: keep the control ports out of your flowtable. Flows that are not tracked (notrack) are not read.
 A server whose port you change by DNAT is listed with the port that the clients use.`
-	textUDP = `This kernel does not tell a queued packet's connection (NFQA_CT), so the first UDP packet of a connection under
-NAT is not queued.`
 	textOpen   = `"bypass": while cthelperd does not run, packets pass unseen and announced connections are not expected.`
 	textClosed = `No "bypass": while cthelperd does not run, packets of these connections are dropped.`
 )
@@ -102,6 +96,16 @@ func writeTable(w *strings.Builder, prefix, name string, chains []chain) {
 		}
 		line(1, "}")
 		line(0, "")
+	}
+	if slices.ContainsFunc(chains, func(c chain) bool { return c.name == "origin" }) {
+		for _, t := range origins {
+			line(1, "map %s {", t.name())
+			for _, s := range t.declaration() {
+				line(2, "%s", s)
+			}
+			line(1, "}")
+			line(0, "")
+		}
 	}
 	for i, c := range chains {
 		if i > 0 {
