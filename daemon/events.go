@@ -20,6 +20,7 @@ func (d *daemon) events() error {
 		case ev.Lost:
 			d.eventsLost++
 			d.pace.lost++
+		case d.tables.isRenewal(&ev.Flow):
 		case ev.Destroyed:
 			d.tables.ended(&ev.Flow)
 			d.drive(d.engine.Vanished(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
@@ -47,6 +48,7 @@ func (d *daemon) resync() {
 	ended, existing, expected := d.read(), map[connection]struct{}{}, []flows.Flow{}
 	if err == nil {
 		clear(d.tables.zones)
+		clear(d.tables.renewed)
 		err = d.tables.flows.Each(func(f *flows.Flow) {
 			name := connection{f.Transport, f.Orig, f.Zone}
 			delete(ended, name)

@@ -34,6 +34,8 @@ type tables struct {
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	unasked  []connection       // of existing, in this round of askExisting
+	// renewed are connections that got a new entry while they were met, and how many events will tell of it.
+	renewed map[connection]int
 	suspects map[expect.ID]bool // were not in the kernel's table the last time
 }
 
@@ -47,7 +49,7 @@ type connection struct {
 // openTables opens the tables of the calling thread's network namespace. Events count from here on. told: the queue
 // tells a packet's connection.
 func openTables(cfg *config.Config, told bool) (t *tables, err error) {
-	t = &tables{told: told, zones: zones{}, control: controlPorts(cfg)}
+	t = &tables{told: told, zones: zones{}, control: controlPorts(cfg), renewed: map[connection]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.close())
@@ -204,7 +206,30 @@ func (t *tables) complete(c *engine.Conn) {
 	f := flows.Flow{Transport: c.Transport, Orig: c.Orig, Reply: c.Reply, Zone: c.Zone}
 	f.Adjusted = c.Adjust != [2]engine.SeqAdjust{}
 	can, err := t.flows.Adjustable(&f)
-	c.Adjustable = can && err == nil
+	c.Adjustable = can && err == nil || err == nil && t.renew(&f)
+}
+
+// renew gives a connection that was expected a new entry, which the kernel can adjust: nat-follow-master translates before
+// rules could make room for it. It is met at its SYN-ACK, which waits in the queue: nothing else is under way.
+func (t *tables) renew(f *flows.Flow) bool {
+	now, err := t.flows.Get(f.Transport, f.Orig, f.Zone)
+	if err != nil || !now.Expected() || t.flows.Replace(&now) != nil {
+		return false
+	}
+	t.renewed[connection{f.Transport, f.Orig, f.Zone}] = 2 // the end of the old one, the beginning of the new one
+	return true
+}
+
+// isRenewal tells whether an event tells of a renewal only.
+func (t *tables) isRenewal(f *flows.Flow) bool {
+	name := connection{f.Transport, f.Orig, f.Zone}
+	n, ok := t.renewed[name]
+	if n--; n <= 0 {
+		delete(t.renewed, name)
+	} else {
+		t.renewed[name] = n
+	}
+	return ok
 }
 
 // ended forgets what is known of a connection.

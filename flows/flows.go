@@ -174,7 +174,7 @@ var ErrNotReplaceable = nfnl.ErrNotReplaceable
 
 // Replace puts a new entry in the place of f's, equal in tuples, translation, zone, mark and labels: the kernel can
 // adjust the numbers of an entry that was made so. No packet of f may come meanwhile, so have rules drop them. Its end
-// and its beginning are events. Only established TCP connections can be replaced.
+// and its beginning are events. Only TCP connections can be replaced whose SYN was answered and that nobody has closed.
 //
 // ErrNotFound and ErrNotReplaceable: nothing was changed. Another error: the kernel does not know the connection any more
 // until its next packet.

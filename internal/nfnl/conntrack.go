@@ -49,8 +49,11 @@ const (
 	StatusOffload   = 1 << 14 // a flow table forwards its packets
 )
 
-// TCPEstablished is enum tcp_conntrack's value.
-const TCPEstablished = 3
+// Values of enum tcp_conntrack.
+const (
+	TCPSynReceived = 2 // the SYN is answered
+	TCPEstablished = 3
+)
 
 // SeqAdj is struct nf_ct_seqadj: segments behind Pos are moved by After, others by Before.
 type SeqAdj struct {

@@ -32,8 +32,8 @@ const (
 // ErrNotReplaceable says that an entry holds what a new one could not be given.
 var ErrNotReplaceable = errors.New("the connection's entry cannot be replaced")
 
-// ReplaceConnection puts a new entry in the place of the one with the original tuple orig, which must be an established
-// TCP connection. The new one has the same tuples, translation, zone, mark, labels, master, timeout and window scales; it
+// ReplaceConnection puts a new entry in the place of the one with the original tuple orig, which must be a TCP connection
+// that is established, or will be by its next packet. The new one has the same tuples, translation, zone, mark, labels, master, timeout and window scales; it
 // has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew. A packet
 // between the two makes an entry of its own, if the rules let it: have them drop the connection's packets meanwhile.
 //
@@ -99,7 +99,7 @@ func (c *Conn) replaceable(e *Connection, orig Tuple) error {
 	switch {
 	case e.Orig != orig:
 		return errors.New("the tuple is not its original one")
-	case e.Orig.Proto != unix.IPPROTO_TCP || e.TCPState != TCPEstablished:
+	case e.Orig.Proto != unix.IPPROTO_TCP || e.TCPState != TCPEstablished && e.TCPState != TCPSynReceived:
 		return errors.New("it is no established TCP connection")
 	case e.Status&StatusOffload != 0:
 		return errors.New("a flow table has it")

@@ -90,7 +90,7 @@ func rawChains(cfg *Config) []chain {
 // firstChains attach the ct expectation object to the first packet of connections that will be read.
 //
 // A connection that "nat-follow-master" translates is under NAT before these chains see it (init_conntrack), so it has
-// no sequence adjustment all the same.
+// no sequence adjustment all the same: if it is read, the daemon gives it another entry.
 func firstChains(cfg *Config) []chain {
 	first := chain{
 		name: "first",
