@@ -27,7 +27,7 @@ table inet marks { chain c { type filter hook prerouting priority -150; ct mark 
 		{"routed", "", serverAddr},
 		{"masquerade", masquerade, serverAddr},
 		{"dnat", redirectToServer, insideAddr},
-		{"both", masquerade + strings.Replace(redirectToServer, "chain nat", "chain dnat", 1), insideAddr},
+		{"both", masquerade + strings.Replace(redirectToServer, "chain nat", "chain incoming", 1), insideAddr},
 	} {
 		for _, v6 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, IPv6 %v", tt.name, v6), func(t *testing.T) {
