@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"internal/netns":     {},
 	"internal/rules":     {"helpers", "internal/netns", "internal/nfnl"},
 	"internal/netnstest": {},
-	"flows":              {"helpers", "internal/nfnl"},
+	"flows":              {"helpers", "internal/netns", "internal/nfnl"},
 	"expect":             {"helpers", "flows", "internal/netns", "internal/nfnl"},
 	"queue":              {"internal/nfnl"},
 	"internal/engine":    {"helpers", "expect", "internal/packet"},

@@ -46,24 +46,26 @@ func related(f *flows.Flow) engine.Conn {
 func (d *daemon) resync() {
 	lost, err := d.tables.kernel.Lost()
 	ended, existing, expected := d.read(), map[connection]struct{}{}, []flows.Flow{}
-	if err == nil {
-		clear(d.tables.zones)
-		clear(d.tables.renewed)
-		err = d.tables.flows.Each(func(f *flows.Flow) {
-			name := connection{f.Transport, f.Orig, f.Zone}
-			delete(ended, name)
-			if _, ok := d.tables.existing[name]; ok {
-				existing[name] = struct{}{}
-			}
-			d.tables.noteZone(f)
-			if f.Expected() && len(lost) > 0 {
-				expected = append(expected, *f)
-			}
-		})
-	}
 	if err != nil {
 		d.log.Error("the kernel's tables cannot be read", "error", err)
 		return
+	}
+	clear(d.tables.zones)
+	clear(d.tables.renewed)
+	for f, err := range d.tables.flows.List(nil) {
+		if err != nil {
+			d.log.Error("the kernel's tables cannot be read", "error", err)
+			return
+		}
+		name := connection{f.Transport, f.Orig, f.Zone}
+		delete(ended, name)
+		if _, ok := d.tables.existing[name]; ok {
+			existing[name] = struct{}{}
+		}
+		d.tables.noteZone(f)
+		if f.Expected() && len(lost) > 0 {
+			expected = append(expected, *f)
+		}
 	}
 	d.tables.existing = existing
 	now := time.Now()

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/cthelperd/cthelperd/flows"
-	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 )
 
@@ -141,11 +140,14 @@ func (d *daemon) rigid(cfg *config.Config) (out []flows.Flow, err error) {
 	read := d.read()
 	var under []flows.Flow
 	control := controlPorts(cfg)
-	err = d.tables.flows.Each(func(f *flows.Flow) {
-		if f.Transport == helpers.TCP && f.Established() && f.Translated() && control.has(f) && !read.has(f) {
+	for f, err := range d.tables.flows.List(nil) {
+		if err != nil {
+			return nil, err
+		}
+		if f.Established() && f.Translated() && control.has(f) && !read.has(f) {
 			under = append(under, *f)
 		}
-	})
+	}
 	for i := range under {
 		can, e := d.tables.flows.Adjustable(&under[i])
 		switch {

@@ -33,9 +33,9 @@ type tables struct {
 	zones    zones // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
-	unasked  []connection       // of existing, in this round of askExisting
+	unasked  []connection // of existing, in this round of askExisting
 	// renewed are connections that got a new entry while they were met, and how many events will tell of it.
-	renewed map[connection]int
+	renewed  map[connection]int
 	suspects map[expect.ID]bool // were not in the kernel's table the last time
 }
 
@@ -96,12 +96,16 @@ func (t *tables) reload(cfg *config.Config) error {
 // of all the kernel says that they ended. Of those that are read already it changes nothing.
 func (t *tables) noteExisting() error {
 	t.existing = map[connection]struct{}{}
-	return t.flows.Each(func(f *flows.Flow) {
+	for f, err := range t.flows.List(nil) {
+		if err != nil {
+			return err
+		}
 		t.noteZone(f)
 		if t.control.has(f) {
 			t.existing[connection{f.Transport, f.Orig, f.Zone}] = struct{}{}
 		}
-	})
+	}
+	return nil
 }
 
 // Do carries out requests of the engine: what is for the table of expectations, and not cut in two by something else,

@@ -1,10 +1,12 @@
-// Package flows is the connection table of the kernel's conntrack: look up, adjust, watch.
+// Package flows is the connection table of the kernel's conntrack: list, get, create, change, delete, watch.
+//
+// A Table belongs to the network namespace of the thread that opens it. What the kernel can test of a Filter it tests, the
+// rest is tested here; Table.Plan says which is which.
 package flows
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,22 +14,97 @@ import (
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
 
-// ErrNotFound says that there is no such connection.
-var ErrNotFound = errors.New("no such connection")
-
-// Flow is an entry of the connection table.
+// Flow is an entry of the connection table. In the place of ports GRE has its keys; ICMP has its id as the source's port
+// and type<<8|code as the destination's (as union nf_conntrack_man_proto); protocols without any have 0.
 type Flow struct {
-	Transport   helpers.Transport
-	Orig, Reply helpers.Tuple
-	Master      helpers.Tuple // original tuple of the connection that this one was expected by; zero: none
-	Zone        uint16        // of both directions, or of the one that is in a zone
-	Mark        uint32
-	Status      uint32    // enum ip_conntrack_status
-	Helper      string    // of the connection itself
-	Adjusted    bool      // Adjust is shown
-	Adjust      [2]SeqAdj // sequence adjustment by helpers.Dir
-	TCPState    uint8     // enum tcp_conntrack
+	Transport       helpers.Transport // any IP protocol
+	Orig, Reply     helpers.Tuple     // without NAT Reply is Orig turned round
+	MasterTransport helpers.Transport
+	Master          helpers.Tuple // original tuple of the connection that this one was expected by; zero: none
+	Zone            uint16        // of both directions, or of the one that ZoneDir says
+	ZoneDir         ZoneDir
+	Mark            uint32
+	Status          Status
+	Timeout         uint32 // seconds from now
+	ID, Use         uint32 // Use is the number of references
+	Helper          string // of the connection itself
+	Secctx          string // security context
+	Labels          Labels
+	Counters        [2]Counter // by helpers.Dir; with nf_conntrack_acct
+	Start, Stop     time.Time  // with nf_conntrack_timestamp; Stop when it is gone
+	State           uint8      // enum tcp_conntrack, sctp_conntrack, ct_dccp_states: StateName
+	TCPFlags        [2]uint8   // by helpers.Dir: IP_CT_TCP_FLAG_*
+	TCPScale        [2]uint8   // by helpers.Dir: window scale
+	SCTPTags        [2]uint32  // by helpers.Dir: verification tags
+	DCCPRole        uint8      // enum ct_dccp_roles
+	Handshake       uint64     // DCCP's handshake sequence number
+	Adjusted        bool       // Adjust is shown
+	Adjust          [2]SeqAdj  // sequence adjustment by helpers.Dir
+	Has             Fields     // which of the fields that need not be there the kernel has shown
 }
+
+// Fields is a set of fields of a Flow that need not be there.
+type Fields uint16
+
+// Fields of a Flow.
+const (
+	HasStatus    = Fields(nfnl.ShownStatus)
+	HasTimeout   = Fields(nfnl.ShownTimeout) // not if a flow table forwards its packets, and not when it is gone
+	HasMark      = Fields(nfnl.ShownMark)
+	HasUse       = Fields(nfnl.ShownUse)
+	HasID        = Fields(nfnl.ShownID)
+	HasCounters  = Fields(nfnl.ShownCounters)  // nf_conntrack_acct=1 when it began
+	HasTimestamp = Fields(nfnl.ShownTimestamp) // nf_conntrack_timestamp=1 when it began
+	HasSecctx    = Fields(nfnl.ShownSecctx)
+	HasLabels    = Fields(nfnl.ShownLabels)
+	HasHelper    = Fields(nfnl.ShownHelper)
+	HasState     = Fields(nfnl.ShownProtoInfo) // State and what else the transport adds
+)
+
+// Status is a set of bits (enum ip_conntrack_status).
+type Status uint32
+
+// Bits of a Status.
+const (
+	StatusExpected     Status = nfnl.StatusExpected     // it was expected
+	StatusSeenReply    Status = nfnl.StatusSeenReply    // both directions have been seen
+	StatusAssured      Status = nfnl.StatusAssured      // a full table does not drop it
+	StatusConfirmed    Status = nfnl.StatusConfirmed    // it is in the table
+	StatusSrcNAT       Status = nfnl.StatusSrcNAT       // its source is changed
+	StatusDstNAT       Status = nfnl.StatusDstNAT       // its destination is changed
+	StatusSeqAdjust    Status = nfnl.StatusSeqAdjust    // its sequence numbers are adjusted
+	StatusSrcNATDone   Status = nfnl.StatusSrcNATDone   // translation of the source was decided
+	StatusDstNATDone   Status = nfnl.StatusDstNATDone   // and of the destination
+	StatusDying        Status = nfnl.StatusDying        // it is being removed
+	StatusFixedTimeout Status = nfnl.StatusFixedTimeout // packets do not prolong it
+	StatusTemplate     Status = nfnl.StatusTemplate
+	StatusNATClash     Status = nfnl.StatusNATClash
+	StatusHelper       Status = nfnl.StatusHelper    // its helper was given by a rule
+	StatusOffload      Status = nfnl.StatusOffload   // a flow table forwards its packets
+	StatusHWOffload    Status = nfnl.StatusHWOffload // in hardware
+)
+
+// ZoneDir says which tuple of an entry is in its zone; the other one is in zone 0 (nf_conntrack_zone.dir).
+type ZoneDir uint8
+
+// Directions of a zone.
+const (
+	ZoneBoth  = ZoneDir(nfnl.ZoneBoth)
+	ZoneOrig  = ZoneDir(nfnl.ZoneOrig)  // nft: ct original zone set
+	ZoneReply = ZoneDir(nfnl.ZoneReply) // nft: ct reply zone set
+)
+
+// Counter is what has passed in one direction.
+type Counter struct{ Packets, Bytes uint64 }
+
+// Labels are the 128 connlabels of an entry.
+type Labels [16]byte
+
+// Has says whether label bit is set.
+func (l *Labels) Has(bit int) bool { return l[bit/8]>>(bit%8)&1 != 0 }
+
+// Set sets label bit, 0 to 127.
+func (l *Labels) Set(bit int) { l[bit/8] |= 1 << (bit % 8) }
 
 // SeqAdj is the sequence adjustment of one direction (struct nf_ct_seqadj): segments behind Pos are moved by After,
 // others by Before.
@@ -36,177 +113,78 @@ type SeqAdj struct {
 	Before, After int32
 }
 
+// Family is unix.AF_INET or unix.AF_INET6.
+func (f *Flow) Family() uint8 { return nfnl.Family(f.Orig.Src.Addr()) }
+
 // Expected says whether the connection was expected (IPS_EXPECTED).
-func (f *Flow) Expected() bool { return f.Status&nfnl.StatusExpected != 0 }
+func (f *Flow) Expected() bool { return f.Status&StatusExpected != 0 }
 
 // Confirmed says whether it is in the table (IPS_CONFIRMED); a first packet's is not until that leaves.
-func (f *Flow) Confirmed() bool { return f.Status&nfnl.StatusConfirmed != 0 }
+func (f *Flow) Confirmed() bool { return f.Status&StatusConfirmed != 0 }
 
 // Established says whether both ends of a TCP connection have spoken, and none has ended.
-func (f *Flow) Established() bool { return f.TCPState == nfnl.TCPEstablished }
+func (f *Flow) Established() bool {
+	return f.Transport == helpers.TCP && f.State == nfnl.TCPEstablished
+}
 
 // Translated says whether a NAT changes its addresses or ports.
-func (f *Flow) Translated() bool { return f.Orig != f.Reply.Turned() }
+func (f *Flow) Translated() bool { return f.Orig != f.turned(f.Reply) }
 
-// Table is the connection table of one network namespace. It is for one goroutine.
-type Table struct {
-	conn  *nfnl.Conn
-	entry nfnl.Connection // kept for answers
-}
-
-// Open opens the table of the calling thread's network namespace.
-func Open() (*Table, error) {
-	c, err := nfnl.Dial()
-	if err != nil {
-		return nil, err
+// turned is the tuple of t's answers without NAT.
+func (f *Flow) turned(t helpers.Tuple) helpers.Tuple {
+	if !isICMP(f.Transport) {
+		return t.Turned()
 	}
-	return &Table{conn: c}, nil
-}
-
-// Close closes the table's socket.
-func (t *Table) Close() error { return t.conn.Close() }
-
-// Get finds the connection that has tuple in one of its directions. ErrNotFound: there is none.
-func (t *Table) Get(tr helpers.Transport, tuple helpers.Tuple, zone uint16) (Flow, error) {
-	name := raw(tr, tuple)
-	b := t.conn.Begin()
-	b.Get(&name, zone, &t.entry)
-	if err := b.Do(); err != nil {
-		return Flow{}, failed(tr, tuple, err)
+	return helpers.Tuple{
+		Src: netip.AddrPortFrom(t.Dst.Addr(), t.Src.Port()),
+		Dst: netip.AddrPortFrom(t.Src.Addr(), icmpAnswer(f.Transport, t.Dst.Port())),
 	}
-	return flow(&t.entry), nil
 }
 
-// failed names the connection, and ErrNotFound if that is what the kernel says.
-func failed(tr helpers.Transport, tuple helpers.Tuple, err error) error {
-	if errors.Is(err, unix.ENOENT) {
-		err = ErrNotFound
+// ICMP is the type, code and id of an ICMP tuple, of Orig or Reply.
+func ICMP(t helpers.Tuple) (typ, code uint8, id uint16) {
+	return uint8(t.Dst.Port() >> 8), uint8(t.Dst.Port()), t.Src.Port()
+}
+
+func isICMP(tr helpers.Transport) bool { return tr == unix.IPPROTO_ICMP || tr == unix.IPPROTO_ICMPV6 }
+
+// icmpAnswer turns a type and code into the one that answers it, both ways (icmp_invert_tuple, icmpv6_invert_tuple).
+func icmpAnswer(tr helpers.Transport, typeCode uint16) uint16 {
+	pairs := [][2]uint8{{8, 0}, {13, 14}, {15, 16}, {17, 18}} // echo, timestamp, information, address mask
+	if tr == unix.IPPROTO_ICMPV6 {
+		pairs = [][2]uint8{{128, 129}, {139, 140}} // echo, node information
 	}
-	return fmt.Errorf("%s %s: %w", tr, tuple, err)
-}
-
-// change carries out one change of the connection with the original tuple orig. Where that tuple is in no zone, but the
-// reply is in zone, the kernel looks for it in zone 0.
-func (t *Table) change(tr helpers.Transport, orig helpers.Tuple, zone uint16, add func(*nfnl.Batch, *nfnl.Tuple, uint16)) error {
-	name := raw(tr, orig)
-	b := t.conn.Begin()
-	add(b, &name, zone)
-	err := b.Do()
-	if zone != 0 && errors.Is(err, unix.ENOENT) {
-		b = t.conn.Begin()
-		b.Get(&name, 0, &t.entry)
-		if b.Do() == nil && t.entry.Zone == zone && t.entry.ZoneDir == nfnl.ZoneReply {
-			b = t.conn.Begin()
-			add(b, &name, 0)
-			err = b.Do()
+	for _, p := range pairs {
+		switch uint8(typeCode >> 8) {
+		case p[0]:
+			return uint16(p[1])<<8 | typeCode&0xff
+		case p[1]:
+			return uint16(p[0])<<8 | typeCode&0xff
 		}
 	}
-	if err != nil {
-		return failed(tr, orig, err)
-	}
-	return nil
+	return typeCode
 }
 
-// Parser reads connections as queued packets bring them (NFQA_CT). It is for one goroutine.
-type Parser struct{ entry nfnl.Connection }
-
-// Parse reads a connection's attributes. It allocates nothing but for a helper's name.
-func (p *Parser) Parse(attributes []byte) (Flow, error) {
-	if err := p.entry.Parse(attributes); err != nil {
-		return Flow{}, err
-	}
-	return flow(&p.entry), nil
-}
-
-// Adjust sets the sequence adjustment of one direction of the connection with the original tuple orig. A connection
-// without the extension for it ignores that silently: ask Adjustable first.
-func (t *Table) Adjust(tr helpers.Transport, orig helpers.Tuple, zone uint16, dir helpers.Dir, s SeqAdj) error {
-	return t.change(tr, orig, zone, func(b *nfnl.Batch, name *nfnl.Tuple, zone uint16) {
-		b.SetAdjust(name, zone, uint8(dir), nfnl.SeqAdj(s))
-	})
-}
-
-// AppendAdjust appends to dst what Adjust tells the kernel, as a netlink message that asks for no answer: to be sent
-// together with something else. A connection of a zone is for Adjust only, which may have to look for it.
-func AppendAdjust(dst []byte, tr helpers.Transport, orig helpers.Tuple, dir helpers.Dir, s SeqAdj) []byte {
-	name := raw(tr, orig)
-	return nfnl.AppendSetAdjust(dst, &name, 0, uint8(dir), nfnl.SeqAdj(s))
-}
-
-// Adjustable says whether the kernel can adjust f's sequence numbers. It sets an adjustment of nothing, where there is
-// none, and reads it back: the kernel shows no other sign of the extension.
-func (t *Table) Adjustable(f *Flow) (bool, error) {
-	if f.Adjusted {
-		return true, nil
-	}
-	if err := t.Adjust(f.Transport, f.Orig, f.Zone, helpers.Original, SeqAdj{}); err != nil {
-		return false, err
-	}
-	back, err := t.again(f.Transport, f.Orig, f.Zone)
-	if err != nil {
-		return false, err
-	}
-	return back.Adjusted, nil
-}
-
-// again reads back a connection that change has found.
-func (t *Table) again(tr helpers.Transport, orig helpers.Tuple, zone uint16) (Flow, error) {
-	f, err := t.Get(tr, orig, zone)
-	if zone != 0 && errors.Is(err, ErrNotFound) {
-		if other, e := t.Get(tr, orig, 0); e == nil && other.Zone == zone {
-			return other, nil
-		}
-	}
-	return f, err
-}
-
-// Has says whether there is a connection with the original tuple orig.
-func (t *Table) Has(tr helpers.Transport, orig helpers.Tuple, zone uint16) (bool, error) {
-	_, err := t.again(tr, orig, zone)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// ErrNotReplaceable says that a connection's entry holds what a new one could not be given.
-var ErrNotReplaceable = nfnl.ErrNotReplaceable
-
-// Replace puts a new entry in the place of f's, equal in tuples, translation, zone, mark and labels: the kernel can
-// adjust the numbers of an entry that was made so. No packet of f may come meanwhile, so have rules drop them. Its end
-// and its beginning are events. Only TCP connections can be replaced whose SYN was answered and that nobody has closed.
-//
-// ErrNotFound and ErrNotReplaceable: nothing was changed. Another error: the kernel does not know the connection any more
-// until its next packet.
-func (t *Table) Replace(f *Flow) error {
-	if err := t.conn.ReplaceConnection(raw(f.Transport, f.Orig), f.Zone); err != nil {
-		return failed(f.Transport, f.Orig, err)
-	}
-	back, err := t.again(f.Transport, f.Orig, f.Zone)
-	if err == nil && back.Reply != f.Reply {
-		err = fmt.Errorf("%s %s: the new entry is answered by %s, not by %s", f.Transport, f.Orig, back.Reply, f.Reply)
-	}
-	return err
-}
-
-// Each gives every connection of both families to each, which must not use t nor keep the Flow.
-func (t *Table) Each(each func(*Flow)) error {
-	var f Flow
-	return t.conn.Connections(unix.AF_UNSPEC, func(c *nfnl.Connection) {
-		f = flow(c)
-		each(&f)
-	})
-}
-
+// flow is an entry as nfnl reads it.
 func flow(c *nfnl.Connection) Flow {
 	f := Flow{
 		Transport: helpers.Transport(c.Orig.Proto), Orig: cooked(&c.Orig), Reply: cooked(&c.Reply),
-		Zone: c.Zone, Mark: c.Mark, Status: c.Status, Helper: c.Helper, Adjusted: c.Adjusted,
-		Adjust:   [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
-		TCPState: c.TCPState,
+		Zone: c.Zone, ZoneDir: ZoneDir(c.ZoneDir), Mark: c.Mark, Status: Status(c.Status), Timeout: c.Timeout,
+		ID: c.ID, Use: c.Use, Helper: c.Helper, Secctx: c.Secctx, Labels: c.Labels,
+		Counters: [2]Counter{Counter(c.Counters[0]), Counter(c.Counters[1])},
+		State:    c.State, TCPFlags: c.TCPFlags, TCPScale: c.TCPScale, SCTPTags: c.SCTPTags,
+		DCCPRole: c.DCCPRole, Handshake: c.Handshake,
+		Adjusted: c.Adjusted, Adjust: [2]SeqAdj{SeqAdj(c.Adjust[0]), SeqAdj(c.Adjust[1])},
+		Has: Fields(c.Shown),
+	}
+	if c.Start != 0 {
+		f.Start = time.Unix(0, int64(c.Start))
+	}
+	if c.Stop != 0 {
+		f.Stop = time.Unix(0, int64(c.Stop))
 	}
 	if c.Expected {
-		f.Master = cooked(&c.Master)
+		f.MasterTransport, f.Master = helpers.Transport(c.Master.Proto), cooked(&c.Master)
 	}
 	return f
 }

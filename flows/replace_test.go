@@ -151,8 +151,8 @@ func replaced(t *testing.T, c net.Conn, to string) error {
 		t.Errorf("status %#x, it was %#x", after.Status, before.Status)
 	case after.TCPScale != before.TCPScale || before.TCPScale == [2]uint8{}:
 		t.Errorf("window scales %v, they were %v", after.TCPScale, before.TCPScale)
-	case after.TCPState != before.TCPState || after.Timeout+5 < before.Timeout:
-		t.Errorf("state %d for %d s, it was %d for %d s", after.TCPState, after.Timeout, before.TCPState, before.Timeout)
+	case after.State != before.State || after.Timeout+5 < before.Timeout:
+		t.Errorf("state %d for %d s, it was %d for %d s", after.State, after.Timeout, before.State, before.Timeout)
 	}
 	if ok, err := table.Adjustable(&f); err != nil || !ok {
 		t.Errorf("after: adjustable %v, %v", ok, err)

@@ -44,13 +44,14 @@ func TestZoneOfOneDirection(t *testing.T) {
 				}()
 				var found flows.Flow
 				for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-					if err := table.Each(func(f *flows.Flow) {
+					for f, err := range table.List(nil) {
+						if err != nil {
+							t.Error(err)
+							return
+						}
 						if f.Transport == helpers.TCP && f.Orig.Dst == netip.MustParseAddrPort("127.0.0.1:2121") {
 							found = *f
 						}
-					}); err != nil {
-						t.Error(err)
-						return
 					}
 					if found.Orig.Dst.IsValid() {
 						break

@@ -26,6 +26,15 @@ func putUint32(b []byte, typ uint16, v uint32) []byte {
 	return binary.BigEndian.AppendUint32(appendAttr(b, typ, 4), v)
 }
 
+func putUint64(b []byte, typ uint16, v uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendAttr(b, typ, 8), v)
+}
+
+// putNative32 is for the few numbers that are in the machine's order.
+func putNative32(b []byte, typ uint16, v uint32) []byte {
+	return binary.NativeEndian.AppendUint32(appendAttr(b, typ, 4), v)
+}
+
 // putString ends in NUL, as the kernel wants names.
 func putString(b []byte, typ uint16, s string) []byte {
 	b = append(append(appendAttr(b, typ, len(s)+1), s...), 0)
@@ -113,6 +122,14 @@ func (a *attributes) uint32() uint32 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(a.value)
+}
+
+func (a *attributes) uint64() uint64 {
+	if len(a.value) != 8 {
+		a.err = errAttributes
+		return 0
+	}
+	return binary.BigEndian.Uint64(a.value)
 }
 
 func (a *attributes) addr() netip.Addr {

@@ -52,9 +52,11 @@ type op struct {
 	answered bool
 	silent   bool // only an error is answered
 	errno    unix.Errno
+	text     string // the kernel's words on it
 	failed   error
 	into     *Connection // what is asked for
 	expected *Expectation
+	counts   *[2]uint32
 }
 
 // ErrUnanswered says that the answer to an operation was lost (the socket's buffer was full), or that the kernel gave
@@ -90,7 +92,7 @@ func (b *Batch) Err(i int) error {
 	o := &b.ops[i]
 	switch {
 	case o.errno != 0:
-		return &Error{o.name, o.errno}
+		return &Error{o.name, o.errno, o.text}
 	case o.failed != nil:
 		return fmt.Errorf("%s: %w", o.name, o.failed)
 	case !o.answered:
@@ -178,13 +180,17 @@ func (b *Batch) take(ops []op, base uint32, data []byte, whole bool) {
 		o := &ops[at]
 		switch {
 		case m.typ == unix.NLMSG_ERROR && len(m.data) >= 4:
-			o.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(m.data)))
+			if o.errno = unix.Errno(-int32(binary.NativeEndian.Uint32(m.data))); o.errno != 0 {
+				o.text = m.text()
+			}
 		case !whole:
 			o.failed = errTruncated
 		case o.into != nil && m.typ == CTNew && len(m.data) >= headerLen:
 			o.failed = o.into.Parse(m.data[headerLen:])
 		case o.expected != nil && m.typ == ExpNew && len(m.data) >= headerLen:
 			o.failed = o.expected.Parse(m.data[headerLen:])
+		case o.counts != nil && m.typ == CTStats && len(m.data) >= headerLen:
+			o.failed = parseCounts(o.counts, m.data[headerLen:])
 		default:
 			continue
 		}
@@ -196,10 +202,11 @@ var errTruncated = errors.New("the kernel's answer is longer than expected")
 
 // messages goes through netlink messages in place.
 type messages struct {
-	rest []byte
-	typ  uint16
-	seq  uint32
-	data []byte // behind struct nlmsghdr
+	rest  []byte
+	typ   uint16
+	flags uint16
+	seq   uint32
+	data  []byte // behind struct nlmsghdr
 }
 
 func (m *messages) next() bool {
@@ -212,8 +219,28 @@ func (m *messages) next() bool {
 	}
 	n = min(n, len(m.rest)) // of a truncated one
 	m.typ = binary.NativeEndian.Uint16(m.rest[4:])
+	m.flags = binary.NativeEndian.Uint16(m.rest[6:])
 	m.seq = binary.NativeEndian.Uint32(m.rest[8:])
 	m.data = m.rest[unix.SizeofNlMsghdr:n]
 	m.rest = m.rest[min((n+3)&^3, len(m.rest)):]
 	return true
+}
+
+const (
+	errorLen    = 4 + unix.SizeofNlMsghdr // struct nlmsgerr, the question's header in it (NETLINK_CAP_ACK)
+	nlmsgerrMsg = 1                       // NLMSGERR_ATTR_MSG
+)
+
+// text is what the kernel says in words about an error (NETLINK_EXT_ACK).
+func (m *messages) text() string {
+	if m.flags&unix.NLM_F_ACK_TLVS == 0 || len(m.data) < errorLen {
+		return ""
+	}
+	a := attributes{rest: m.data[errorLen:]}
+	for a.next() {
+		if a.typ == nlmsgerrMsg {
+			return a.text("")
+		}
+	}
+	return ""
 }

@@ -2,193 +2,9 @@ package nfnl
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 )
-
-// Attributes of a connection (enum ctattr_type).
-const (
-	ctaTupleOrig   = 1
-	ctaTupleReply  = 2
-	ctaStatus      = 3
-	ctaProtoInfo   = 4
-	ctaHelp        = 5
-	ctaNATSrc      = 6
-	ctaTimeout     = 7
-	ctaMark        = 8
-	ctaNATDst      = 13
-	ctaTupleMaster = 14
-	ctaSeqAdjOrig  = 15
-	ctaSeqAdjReply = 16
-	ctaZone        = 18
-	ctaLabels      = 22
-
-	ctaProtoInfoTCP           = 1
-	ctaProtoInfoTCPState      = 1
-	ctaProtoInfoTCPScaleOrig  = 2
-	ctaProtoInfoTCPScaleReply = 3
-	ctaProtoInfoTCPFlagsOrig  = 4
-	ctaProtoInfoTCPFlagsReply = 5
-	ctaHelpName               = 1
-
-	ctaSeqAdjPos    = 1
-	ctaSeqAdjBefore = 2
-	ctaSeqAdjAfter  = 3
-)
-
-// Status bits (enum ip_conntrack_status).
-const (
-	StatusExpected  = 1 << 0
-	StatusSeenReply = 1 << 1
-	StatusAssured   = 1 << 2
-	StatusConfirmed = 1 << 3
-	StatusSrcNAT    = 1 << 4
-	StatusDstNAT    = 1 << 5
-	StatusOffload   = 1 << 14 // a flow table forwards its packets
-)
-
-// Values of enum tcp_conntrack.
-const (
-	TCPSynReceived = 2 // the SYN is answered
-	TCPEstablished = 3
-)
-
-// SeqAdj is struct nf_ct_seqadj: segments behind Pos are moved by After, others by Before.
-type SeqAdj struct {
-	Pos           uint32
-	Before, After int32
-}
-
-// Connection is an entry of the connection table.
-type Connection struct {
-	Orig, Reply Tuple
-	Expected    bool  // Master says by which
-	Master      Tuple // original tuple of the connection that this one was expected by
-	Zone        uint16
-	ZoneDir     ZoneDir
-	Mark        uint32
-	Status      uint32
-	Timeout     uint32 // seconds
-	Helper      string
-	Adjusted    bool      // the entry shows Adjust
-	Adjust      [2]SeqAdj // original, reply
-	TCPFlags    [2]uint8  // original, reply: IP_CT_TCP_FLAG_*
-	TCPScale    [2]uint8  // original, reply: window scale
-	TCPState    uint8     // enum tcp_conntrack
-	Labels      [16]byte  // connlabels
-}
-
-// ZoneDir says which tuple of an entry is in its zone; the other one is in zone 0 (nf_conntrack_zone.dir).
-type ZoneDir uint8
-
-const (
-	ZoneBoth  ZoneDir = iota
-	ZoneOrig          // nft: ct original zone set
-	ZoneReply         // nft: ct reply zone set
-)
-
-var errNoAddresses = errors.New("it has no addresses")
-
-// Parse reads the attributes of a connection, as in an answer, an event, or the NFQA_CT attribute of a queued packet,
-// into c. It allocates only for the name of a helper that c has not had.
-func (c *Connection) Parse(b []byte) error {
-	last := c.Helper
-	*c = Connection{}
-	a := attributes{rest: b}
-	var zone [2]uint16
-	for a.next() {
-		var err error
-		switch a.typ {
-		case ctaTupleOrig:
-			zone[0], err = c.Orig.parse(a.value)
-		case ctaTupleReply:
-			zone[1], err = c.Reply.parse(a.value)
-		case ctaTupleMaster:
-			c.Expected = true
-			_, err = c.Master.parse(a.value)
-		case ctaZone:
-			c.Zone = a.uint16()
-		case ctaMark:
-			c.Mark = a.uint32()
-		case ctaStatus:
-			c.Status = a.uint32()
-		case ctaTimeout:
-			c.Timeout = a.uint32()
-		case ctaHelp:
-			h := attributes{rest: a.value}
-			for h.next() {
-				if h.typ == ctaHelpName {
-					c.Helper = h.text(last)
-				}
-			}
-			err = h.err
-		case ctaProtoInfo:
-			err = c.parseProtoInfo(a.value)
-		case ctaLabels:
-			copy(c.Labels[:], a.value)
-		case ctaSeqAdjOrig, ctaSeqAdjReply:
-			c.Adjusted = true
-			err = c.Adjust[a.typ-ctaSeqAdjOrig].parse(a.value)
-		}
-		a.note(err)
-	}
-	switch {
-	case zone[0] != 0:
-		c.Zone, c.ZoneDir = zone[0], ZoneOrig
-	case zone[1] != 0:
-		c.Zone, c.ZoneDir = zone[1], ZoneReply
-	}
-	err := a.err
-	if err == nil && !(c.Orig.Src.IsValid() && c.Orig.Dst.IsValid() && c.Reply.Src.IsValid() && c.Reply.Dst.IsValid()) {
-		err = errNoAddresses
-	}
-	if err != nil {
-		return fmt.Errorf("read a connection: %w", err)
-	}
-	return nil
-}
-
-// parseProtoInfo reads what TCP adds to an entry.
-func (c *Connection) parseProtoInfo(b []byte) error {
-	a := attributes{rest: b}
-	for a.next() {
-		if a.typ != ctaProtoInfoTCP {
-			continue
-		}
-		tcp := attributes{rest: a.value}
-		for tcp.next() {
-			switch tcp.typ {
-			case ctaProtoInfoTCPState:
-				c.TCPState = tcp.uint8()
-			case ctaProtoInfoTCPScaleOrig, ctaProtoInfoTCPScaleReply:
-				c.TCPScale[tcp.typ-ctaProtoInfoTCPScaleOrig] = tcp.uint8()
-			case ctaProtoInfoTCPFlagsOrig, ctaProtoInfoTCPFlagsReply: // struct nf_ct_tcp_flags: flags, mask
-				if len(tcp.value) == 2 {
-					c.TCPFlags[tcp.typ-ctaProtoInfoTCPFlagsOrig] = tcp.value[0]
-				}
-			}
-		}
-		a.note(tcp.err)
-	}
-	return a.err
-}
-
-func (s *SeqAdj) parse(b []byte) error {
-	a := attributes{rest: b}
-	for a.next() {
-		switch a.typ {
-		case ctaSeqAdjPos:
-			s.Pos = a.uint32()
-		case ctaSeqAdjBefore:
-			s.Before = int32(a.uint32())
-		case ctaSeqAdjAfter:
-			s.After = int32(a.uint32())
-		}
-	}
-	return a.err
-}
 
 // Get finds the connection that has t as its original or its reply tuple (ctnetlink_get_conntrack), and reads it into
 // c. ENOENT: there is none.
@@ -214,8 +30,7 @@ func (b *Batch) CreateConnection(c *Connection) {
 	if c.Mark != 0 {
 		out = putUint32(out, ctaMark, c.Mark)
 	}
-	out, help := begin(out, ctaHelp)
-	out = end(putString(out, ctaHelpName, c.Helper), help)
+	out = putHelper(out, c.Helper)
 	if c.Orig.Proto == unix.IPPROTO_TCP {
 		var info, tcp int
 		out, info = begin(out, ctaProtoInfo)
@@ -281,11 +96,19 @@ func (c *Conn) Get(t Tuple, zone uint16) (entry Connection, err error) {
 // Connections gives every entry of a family (AF_UNSPEC: of all) to each, which must not use c nor keep it; entries that
 // cannot be read are left out.
 func (c *Conn) Connections(family uint8, each func(*Connection)) error {
+	return c.List(CTGet, &Filter{Family: family}, func(e *Connection) bool {
+		each(e)
+		return true
+	})
+}
+
+// List gives the entries that f lets pass to each, which must not use c nor keep them, until it says no; after that c
+// must not be used any more. message is CTGet, CTGetZero, CTDying or CTUnconfirm. Entries that cannot be read are left
+// out. A kernel that knows less than f passes over what it does not know, or refuses: Filter says which does what.
+func (c *Conn) List(message uint16, f *Filter, each func(*Connection) bool) error {
 	var entry Connection
-	return c.dump("list connections", CTGet, family, func(b []byte) {
-		if entry.Parse(b) == nil {
-			each(&entry)
-		}
+	return c.dump("list connections", message, f.Family, f.put, func(b []byte) bool {
+		return entry.Parse(b[headerLen:]) != nil || each(&entry)
 	})
 }
 

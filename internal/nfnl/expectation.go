@@ -111,11 +111,17 @@ func (c *Conn) DeleteExpectation(t Tuple, zone uint16) error {
 // Expectations gives every entry of a family (AF_UNSPEC: of all) to each, which must not use c nor keep it; entries that
 // cannot be read are left out.
 func (c *Conn) Expectations(family uint8, each func(*Expectation)) error {
+	return c.ListExpectations(family, func(e *Expectation) bool {
+		each(e)
+		return true
+	})
+}
+
+// ListExpectations is Expectations until each says no; after that c must not be used any more.
+func (c *Conn) ListExpectations(family uint8, each func(*Expectation) bool) error {
 	var e Expectation
-	return c.dump("list expectations", ExpGet, family, func(b []byte) {
-		if e.Parse(b) == nil {
-			each(&e)
-		}
+	return c.dump("list expectations", ExpGet, family, nil, func(b []byte) bool {
+		return e.Parse(b[headerLen:]) != nil || each(&e)
 	})
 }
 

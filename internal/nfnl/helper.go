@@ -93,11 +93,12 @@ func (c *Conn) DeleteHelper(h *HelperObject) error {
 
 // Helpers lists the helper objects of the machine: they are the same in all network namespaces.
 func (c *Conn) Helpers() (all []HelperObject, err error) {
-	err = c.dump("list helper objects", HelperGet, unix.AF_UNSPEC, func(b []byte) {
+	err = c.dump("list helper objects", HelperGet, unix.AF_UNSPEC, nil, func(b []byte) bool {
 		var h HelperObject
-		if h.parse(b) == nil {
+		if h.parse(b[headerLen:]) == nil {
 			all = append(all, h)
 		}
+		return true
 	})
 	return all, noHelperObjects(err)
 }

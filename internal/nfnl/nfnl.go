@@ -21,9 +21,15 @@ const (
 	CTNew        = subsysCT << 8
 	CTGet        = subsysCT<<8 | 1
 	CTDelete     = subsysCT<<8 | 2
+	CTGetZero    = subsysCT<<8 | 3 // get, and set the counters to zero
+	CTStatsCPU   = subsysCT<<8 | 4
+	CTStats      = subsysCT<<8 | 5
+	CTDying      = subsysCT<<8 | 6
+	CTUnconfirm  = subsysCT<<8 | 7
 	ExpNew       = subsysExp << 8
 	ExpGet       = subsysExp<<8 | 1
 	ExpDelete    = subsysExp<<8 | 2
+	ExpStatsCPU  = subsysExp<<8 | 3
 	HelperNew    = subsysHelper << 8
 	HelperGet    = subsysHelper<<8 | 1
 	HelperDelete = subsysHelper<<8 | 2
@@ -31,17 +37,29 @@ const (
 
 // Multicast groups (enum nfnetlink_groups).
 const (
-	GroupCTNew     = 1
-	GroupCTDestroy = 3
+	GroupCTNew      = 1
+	GroupCTUpdate   = 2
+	GroupCTDestroy  = 3
+	GroupExpNew     = 4
+	GroupExpUpdate  = 5
+	GroupExpDestroy = 6
 )
 
 // Error is the kernel's answer to an operation.
 type Error struct {
 	Op    string // what was asked
 	Errno unix.Errno
+	Text  string // the kernel's own words (NLMSGERR_ATTR_MSG); most answers have none
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s: %v (%d)", e.Op, e.Errno, int(e.Errno)) }
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s: %v (%d)", e.Op, e.Errno, int(e.Errno))
+	if e.Text != "" {
+		s += ": " + e.Text
+	}
+	return s
+}
+
 func (e *Error) Unwrap() error { return e.Errno }
 
 // headerLen is the length of struct nfgenmsg.
@@ -55,7 +73,8 @@ func Family(a netip.Addr) uint8 {
 	return unix.AF_INET6
 }
 
-// Tuple is one direction of a connection, or a mask of one.
+// Tuple is one direction of a connection, or a mask of one. GRE has its keys in the place of ports; ICMP its id as SrcPort
+// and type<<8|code as DstPort (union nf_conntrack_man_proto, struct nf_conntrack_tuple).
 type Tuple struct {
 	Src, Dst         netip.Addr
 	Proto            uint8
@@ -73,9 +92,15 @@ const (
 	ctaIPv6Src = 3
 	ctaIPv6Dst = 4
 
-	ctaProtoNum     = 1
-	ctaProtoSrcPort = 2
-	ctaProtoDstPort = 3
+	ctaProtoNum        = 1
+	ctaProtoSrcPort    = 2
+	ctaProtoDstPort    = 3
+	ctaProtoICMPID     = 4
+	ctaProtoICMPType   = 5
+	ctaProtoICMPCode   = 6
+	ctaProtoICMPv6ID   = 7
+	ctaProtoICMPv6Type = 8
+	ctaProtoICMPv6Code = 9
 )
 
 // put appends the tuple as attribute number typ.
@@ -89,9 +114,21 @@ func (t *Tuple) put(b []byte, typ uint16) []byte {
 	b = end(putAddr(putAddr(b, src, t.Src), dst, t.Dst), ip)
 	b, proto := begin(b, ctaTupleProto)
 	b = putUint8(b, ctaProtoNum, t.Proto)
-	b = putUint16(b, ctaProtoSrcPort, t.SrcPort)
-	b = putUint16(b, ctaProtoDstPort, t.DstPort)
+	switch t.Proto {
+	case unix.IPPROTO_ICMP:
+		b = t.putICMP(b, ctaProtoICMPID, ctaProtoICMPType, ctaProtoICMPCode)
+	case unix.IPPROTO_ICMPV6:
+		b = t.putICMP(b, ctaProtoICMPv6ID, ctaProtoICMPv6Type, ctaProtoICMPv6Code)
+	default:
+		b = putUint16(b, ctaProtoSrcPort, t.SrcPort)
+		b = putUint16(b, ctaProtoDstPort, t.DstPort)
+	}
 	return end(end(b, proto), tuple)
+}
+
+func (t *Tuple) putICMP(b []byte, id, typ, code uint16) []byte {
+	b = putUint16(b, id, t.SrcPort)
+	return putUint8(putUint8(b, typ, uint8(t.DstPort>>8)), code, uint8(t.DstPort))
 }
 
 // parse reads a tuple's attributes, and the zone if the tuple is in one of its own. What is not an address or a port is
@@ -122,6 +159,12 @@ func (t *Tuple) parse(b []byte) (zone uint16, err error) {
 					t.SrcPort = p.uint16()
 				case ctaProtoDstPort:
 					t.DstPort = p.uint16()
+				case ctaProtoICMPID, ctaProtoICMPv6ID:
+					t.SrcPort = p.uint16()
+				case ctaProtoICMPType, ctaProtoICMPv6Type:
+					t.DstPort |= uint16(p.uint8()) << 8
+				case ctaProtoICMPCode, ctaProtoICMPv6Code:
+					t.DstPort |= uint16(p.uint8())
 				}
 			}
 			a.note(p.err)

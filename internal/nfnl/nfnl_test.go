@@ -117,7 +117,8 @@ func connection(t testing.TB, c *Connection) []byte {
 func everything() *Connection {
 	return &Connection{
 		Orig: tuple("192.0.2.2:50001", "203.0.113.7:40001"), Reply: tuple("10.0.0.9:40001", "192.0.2.2:50001"),
-		Expected: true, Master: tuple("192.0.2.2:50000", "198.51.100.9:0"), Zone: 3, Mark: 0xabcdef01, Status: StatusExpected | StatusDstNAT, Timeout: 60, Helper: "RAS",
+		Expected: true, Master: tuple("192.0.2.2:50000", "198.51.100.9:0"), Zone: 3, Mark: 0xabcdef01, Status: StatusExpected | StatusDstNAT,
+		Shown: ShownStatus | ShownTimeout | ShownMark | ShownHelper, Timeout: 60, Helper: "RAS",
 		Adjusted: true, Adjust: [2]SeqAdj{{Pos: 0xfffffff0, Before: 0, After: -2}, {Pos: 5, Before: 12, After: 24}},
 	}
 }
@@ -167,11 +168,11 @@ func TestParseBad(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	err := noHelperObjects(&Error{"register a helper object", unix.EINVAL})
+	err := noHelperObjects(&Error{Op: "register a helper object", Errno: unix.EINVAL})
 	if !errors.Is(err, ErrNoHelperObjects) || !errors.Is(err, unix.EINVAL) {
 		t.Errorf("%v names neither feature nor errno", err)
 	}
-	if err := noHelperObjects(&Error{"register a helper object", unix.EBUSY}); errors.Is(err, ErrNoHelperObjects) {
+	if err := noHelperObjects(&Error{Op: "register a helper object", Errno: unix.EBUSY}); errors.Is(err, ErrNoHelperObjects) {
 		t.Errorf("%v is no missing feature", err)
 	}
 }

@@ -33,8 +33,8 @@ const (
 var ErrNotReplaceable = errors.New("the connection's entry cannot be replaced")
 
 // ReplaceConnection puts a new entry in the place of the one with the original tuple orig, which must be a TCP connection
-// that is established, or will be by its next packet. The new one has the same tuples, translation, zone, mark, labels, master, timeout and window scales; it
-// has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew. A packet
+// that is established, or will be by its next packet. The new one has the same tuples, translation, zone, mark, labels,
+// master, timeout and window scales; it has every extension, sequence adjustment among them (ctnetlink_create_conntrack). Its counters begin anew. A packet
 // between the two makes an entry of its own, if the rules let it: have them drop the connection's packets meanwhile.
 //
 // The new entry takes the window from the next packets, and from then on lets pass what does not fit (_BE_LIBERAL, as the
@@ -48,7 +48,7 @@ func (c *Conn) ReplaceConnection(orig Tuple, zone uint16) error {
 	if zone != 0 && errors.Is(err, unix.ENOENT) {
 		e, err = c.Get(orig, 0)
 		if err == nil && (e.Zone != zone || e.ZoneDir != ZoneReply) {
-			return &Error{"replace a connection", unix.ENOENT}
+			return &Error{Op: "replace a connection", Errno: unix.ENOENT}
 		}
 	}
 	if err != nil {
@@ -99,7 +99,7 @@ func (c *Conn) replaceable(e *Connection, orig Tuple) error {
 	switch {
 	case e.Orig != orig:
 		return errors.New("the tuple is not its original one")
-	case e.Orig.Proto != unix.IPPROTO_TCP || e.TCPState != TCPEstablished && e.TCPState != TCPSynReceived:
+	case e.Orig.Proto != unix.IPPROTO_TCP || e.State != TCPEstablished && e.State != TCPSynReceived:
 		return errors.New("it is no established TCP connection")
 	case e.Status&StatusOffload != 0:
 		return errors.New("a flow table has it")
@@ -118,22 +118,13 @@ func (c *Conn) replaceable(e *Connection, orig Tuple) error {
 func (b *Batch) copyConnection(e *Connection) {
 	b.open("create a connection", CTNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, Family(e.Orig.Src))
 	plain := Tuple{Src: e.Orig.Dst, SrcPort: e.Orig.DstPort, Dst: e.Orig.Src, DstPort: e.Orig.SrcPort, Proto: e.Orig.Proto}
-	var zone [2]uint16
-	out := b.out
-	switch e.ZoneDir {
-	case ZoneBoth:
-		out = putZone(out, ctaZone, e.Zone)
-	case ZoneOrig:
-		zone[0] = e.Zone
-	case ZoneReply:
-		zone[1] = e.Zone
-	}
+	out, zone := b.putZones(e)
 	out = plain.putIn(e.Orig.putIn(out, ctaTupleOrig, zone[0]), ctaTupleReply, zone[1])
 	if e.Reply.Dst != plain.Dst || e.Reply.DstPort != plain.DstPort {
-		out = e.Reply.putNAT(out, ctaNATSrc, false)
+		out = e.Reply.putNAT(out, ctaNATSrc, false, false)
 	}
 	if e.Reply.Src != plain.Src || e.Reply.SrcPort != plain.SrcPort {
-		out = e.Reply.putNAT(out, ctaNATDst, true)
+		out = e.Reply.putNAT(out, ctaNATDst, true, false)
 	}
 	if e.Expected {
 		out = e.Master.put(out, ctaTupleMaster)
@@ -148,7 +139,7 @@ func (b *Batch) copyConnection(e *Connection) {
 	}
 	out, info := begin(out, ctaProtoInfo)
 	out, tcp := begin(out, ctaProtoInfoTCP)
-	out = putUint8(out, ctaProtoInfoTCPState, e.TCPState)
+	out = putUint8(out, ctaProtoInfoTCPState, e.State)
 	for dir := range uint16(2) {
 		out = putUint8(out, ctaProtoInfoTCPScaleOrig+dir, e.TCPScale[dir])
 		out = append(appendAttr(out, ctaProtoInfoTCPFlagsOrig+dir, 2), e.TCPFlags[dir]&keptTCPFlags|liberalTCP, setTCPFlags, 0, 0)
@@ -162,8 +153,8 @@ func (t *Tuple) putIn(b []byte, typ, zone uint16) []byte {
 	return end(putZone(t.put(b, typ), ctaTupleZone, zone), start)
 }
 
-// putNAT appends a translation to the tuple's source, or its destination.
-func (t *Tuple) putNAT(b []byte, typ uint16, source bool) []byte {
+// putNAT appends a translation to the tuple's source, or its destination; loose: to its address, with any port.
+func (t *Tuple) putNAT(b []byte, typ uint16, source, loose bool) []byte {
 	addr, port := t.Dst, t.DstPort
 	if source {
 		addr, port = t.Src, t.SrcPort
@@ -174,6 +165,9 @@ func (t *Tuple) putNAT(b []byte, typ uint16, source bool) []byte {
 	}
 	b, nat := begin(b, typ)
 	b = putAddr(putAddr(b, least, addr), most, addr)
+	if loose {
+		return end(b, nat)
+	}
 	b, proto := begin(b, ctaNATProto)
 	return end(end(putUint16(putUint16(b, ctaNATPortMin, port), ctaNATPortMax, port), proto), nat)
 }

@@ -16,7 +16,7 @@ func TestDisplace(t *testing.T) {
 		e := Connection{
 			Orig:  Tuple{Src: client, SrcPort: 1025, Dst: server, DstPort: 21, Proto: unix.IPPROTO_TCP},
 			Reply: Tuple{Src: server, SrcPort: 21, Dst: outside, DstPort: 1025, Proto: unix.IPPROTO_TCP},
-			Zone:  zone, Timeout: 600, TCPState: TCPEstablished,
+			Zone:  zone, Timeout: 600, State: TCPEstablished,
 		}
 		clients, servers := e, e
 		clients.Reply.DstPort = 40000

@@ -49,6 +49,8 @@ func openSocket() (*socket, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a netfilter netlink socket: %w", err), unix.Close(fd))
 	}
+	// Words beside error numbers; before Linux 4.12 there were none.
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	for i := range s.headers {
 		s.vectors[i].Base = &s.buffers[i*slotLen]
 		s.vectors[i].SetLen(slotLen)

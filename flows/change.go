@@ -1,0 +1,220 @@
+package flows
+
+import (
+	"errors"
+	"iter"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nfnl"
+)
+
+// Change is what becomes of an entry. What is nil, and what a mask does not cover, stays.
+type Change struct {
+	Timeout            *uint32 // seconds from now
+	Mark, MarkMask     uint32  // mark = mark &^ MarkMask ^ Mark
+	Labels, LabelsMask Labels
+	Status             Status  // bits to add: StatusSeenReply, StatusAssured, StatusFixedTimeout; none can be taken away
+	Helper             *string // "": none; an entry that began without a helper cannot be given one
+}
+
+// named is f's name in the table: the zone of the original tuple.
+func named(f *Flow) (nfnl.Tuple, uint16) {
+	zone := f.Zone
+	if f.ZoneDir == ZoneReply {
+		zone = 0
+	}
+	return raw(f.Transport, f.Orig), zone
+}
+
+func entry(f *Flow) string { return f.Transport.String() + " " + f.Orig.String() }
+
+// Create puts an entry into the table that no packet has made. Orig and Timeout must be given. Reply is that with NAT, of
+// which StatusSrcNAT and StatusDstNAT say that there is one; zero: Orig turned round. A port that NAT does not change may
+// become another one if it is taken. Of Status the bits SeenReply, Assured and FixedTimeout count beside. ErrExists: one of
+// the tuples is there.
+func (t *Table) Create(f *Flow) error {
+	e := nfnl.Connection{
+		Orig: raw(f.Transport, f.Orig), Reply: raw(f.Transport, f.Reply), Zone: f.Zone, ZoneDir: nfnl.ZoneDir(f.ZoneDir),
+		Mark: f.Mark, Status: uint32(f.Status), Timeout: f.Timeout, Helper: f.Helper, Labels: f.Labels, State: f.State,
+		TCPFlags: f.TCPFlags, TCPScale: f.TCPScale, SCTPTags: f.SCTPTags, DCCPRole: f.DCCPRole, Handshake: f.Handshake,
+		Adjust: [2]nfnl.SeqAdj{nfnl.SeqAdj(f.Adjust[0]), nfnl.SeqAdj(f.Adjust[1])},
+	}
+	if f.Master.Src.IsValid() {
+		e.Expected, e.Master = true, raw(f.MasterTransport, f.Master)
+	}
+	plain := raw(f.Transport, f.turned(f.Orig))
+	if !f.Reply.Src.IsValid() {
+		e.Reply = plain
+	}
+	b := t.conn.Begin()
+	b.EnterConnection(&e, &plain)
+	return explain(b.Do(), entry(f), map[unix.Errno]error{
+		unix.EINVAL: errCreate, unix.ENOENT: errNoMaster, unix.EOPNOTSUPP: errNoHelper,
+	})
+}
+
+var (
+	errCreate   = errors.New("it wants a timeout, tuples of one family and, for TCP, a state")
+	errNoMaster = errors.New("there is no such master")
+	errNoHelper = errors.New("the kernel has no such helper for it")
+	errHelper   = errors.New("the kernel has no such helper, or the entry began without one and cannot be given one")
+	errLabels   = errors.New("the entry has no room for labels: no rule used labels when it began")
+)
+
+// refusedChange is what error numbers mean of a change.
+var refusedChange = map[unix.Errno]error{unix.EOPNOTSUPP: errHelper, unix.ENOSPC: errLabels}
+
+// Update changes the entry that f names by Transport, Orig and Zone. ErrNotFound: there is none.
+func (t *Table) Update(f *Flow, c *Change) error {
+	now := *f
+	for try := 0; ; try++ {
+		if c.Status != 0 && (try > 0 || now.Has&HasStatus == 0) {
+			name, zone := named(f)
+			got, err := t.conn.Get(name, zone)
+			if err != nil {
+				return explain(err, entry(f), nil)
+			}
+			now.Status = Status(got.Status)
+		}
+		b := t.conn.Begin()
+		change(b, &now, c)
+		err := b.Do()
+		if errors.Is(err, unix.EBUSY) && c.Status != 0 && try < 2 { // a packet has added a bit meanwhile
+			continue
+		}
+		return explain(err, entry(f), refusedChange)
+	}
+}
+
+func change(b *nfnl.Batch, f *Flow, c *Change) {
+	name, zone := named(f)
+	raw := nfnl.Change{
+		Timeout: c.Timeout, Mark: c.Mark, MarkMask: c.MarkMask, Labels: c.Labels, LabelsMask: c.LabelsMask, Helper: c.Helper,
+	}
+	var status uint32
+	if c.Status != 0 {
+		status = uint32(f.Status | c.Status)
+		raw.Status = &status
+	}
+	b.ChangeConnection(&name, zone, &raw)
+}
+
+// Delete deletes the entry that f names by Transport, Orig and Zone, and by ID if it has one: not another one that has
+// come in its place. Expectations that hang on it go with it. ErrNotFound: there is none.
+func (t *Table) Delete(f *Flow) error {
+	b := t.conn.Begin()
+	remove(b, f)
+	return explain(b.Do(), entry(f), nil)
+}
+
+func remove(b *nfnl.Batch, f *Flow) {
+	name, zone := named(f)
+	if f.Has&HasID != 0 {
+		b.DeleteThis(&name, zone, f.ID)
+	} else {
+		b.DeleteConnection(&name, zone)
+	}
+}
+
+// Flush deletes all entries but those that flow tables have.
+func (t *Table) Flush() error {
+	b := t.conn.Begin()
+	b.DeleteMatching(&nfnl.Filter{})
+	return explain(b.Do(), "", nil)
+}
+
+// Done says what became of many entries.
+type Done struct {
+	Entries uint64 // that were changed or deleted
+	Exact   bool   // no: the kernel did it by itself, and Entries is by how much the table got smaller meanwhile
+	Gone    uint64 // that had ended by themselves before
+	Refused uint64 // the error is the first one's
+}
+
+// DeleteAll deletes what f means: by one request, if the kernel can test all of f; else what is listed is deleted in
+// batches, and every answer looked at. Entries that flow tables have stay (ErrBusy).
+func (t *Table) DeleteAll(f *Filter) (Done, error) {
+	if f == nil {
+		f = &Filter{}
+	}
+	if !t.deleted(f) {
+		return t.DeleteEach(t.List(f))
+	}
+	before, _, err := t.Count()
+	if err != nil {
+		return Done{}, err
+	}
+	for _, ask := range f.requests(f.parts()) {
+		b := t.conn.Begin()
+		b.DeleteMatching(&ask)
+		if err := b.Do(); err != nil {
+			return Done{}, explain(err, "", nil)
+		}
+	}
+	after, _, err := t.Count()
+	return Done{Entries: uint64(max(int64(before)-int64(after), 0))}, err
+}
+
+// DeleteEach deletes entries, in batches; it stops at an error of the sequence.
+func (t *Table) DeleteEach(all iter.Seq2[*Flow, error]) (Done, error) {
+	return t.many(all, remove, nil)
+}
+
+// UpdateAll changes what f means, in batches.
+func (t *Table) UpdateAll(f *Filter, c *Change) (Done, error) {
+	again := func(f *Flow) error {
+		f.Has &^= HasStatus
+		return t.Update(f, c)
+	}
+	return t.many(t.List(f), func(b *nfnl.Batch, f *Flow) { change(b, f, c) }, again)
+}
+
+// together is how many entries are changed at once.
+const together = 128
+
+// many adds a message for each entry and sends so many at a time. again is for one that was busy.
+func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), again func(*Flow) error) (Done, error) {
+	done := Done{Exact: true}
+	c, err := t.lister() // who makes the sequence may use t.conn
+	if err != nil {
+		return done, err
+	}
+	defer t.keep(c)
+	var refused error
+	held := make([]Flow, 0, together)
+	b := c.Begin()
+	send := func() {
+		_ = b.Do() // each answer is looked at
+		for i := range held {
+			err := b.Err(i)
+			if again != nil && errors.Is(err, unix.EBUSY) {
+				err = again(&held[i])
+			}
+			switch {
+			case err == nil:
+				done.Entries++
+			case errors.Is(err, unix.ENOENT):
+				done.Gone++
+			default:
+				if done.Refused++; done.Refused == 1 {
+					refused = explain(err, entry(&held[i]), refusedChange)
+				}
+			}
+		}
+		held, b = held[:0], c.Begin()
+	}
+	for f, err := range all {
+		if err != nil {
+			send()
+			return done, errors.Join(err, refused)
+		}
+		held = append(held, *f)
+		add(b, f)
+		if len(held) == together {
+			send()
+		}
+	}
+	send()
+	return done, refused
+}
