@@ -1,0 +1,340 @@
+package sip
+
+import "github.com/cthelperd/cthelperd/helpers"
+
+// field is a header field that is read.
+type field uint8
+
+const (
+	otherField field = iota
+	fieldVia
+	fieldFrom
+	fieldTo
+	fieldContact
+	fieldCallID
+	fieldCSeq
+	fieldRoute
+	fieldRecordRoute
+	fieldPath
+	fieldServiceRoute
+	fieldExpires
+	fieldContentLength
+	fieldContentType
+	fieldContentEncoding
+	fieldReplaces
+	fieldURI // one of those in which addresses stand that nothing depends on
+)
+
+// fieldOf knows a header field by its name or compact form (RFC 3261, section 7.3.3).
+func fieldOf(name []byte) field {
+	is := func(word string, f field) field {
+		if fold(name, word) {
+			return f
+		}
+		return otherField
+	}
+	switch len(name) {
+	case 1:
+		switch lower(name[0]) {
+		case 'v':
+			return fieldVia
+		case 'f':
+			return fieldFrom
+		case 't':
+			return fieldTo
+		case 'm':
+			return fieldContact
+		case 'i':
+			return fieldCallID
+		case 'l':
+			return fieldContentLength
+		case 'c':
+			return fieldContentType
+		case 'e':
+			return fieldContentEncoding
+		case 'r', 'b': // Refer-To (RFC 3515), Referred-By (RFC 3892)
+			return fieldURI
+		}
+	case len("to"):
+		return is("to", fieldTo)
+	case len("via"):
+		return is("via", fieldVia)
+	case len("from"):
+		switch lower(name[0]) {
+		case 'f':
+			return is("from", fieldFrom)
+		case 'c':
+			return is("cseq", fieldCSeq)
+		case 'p':
+			return is("path", fieldPath)
+		}
+	case len("route"):
+		return is("route", fieldRoute)
+	case len("contact"):
+		switch lower(name[1]) {
+		case 'o':
+			return is("contact", fieldContact)
+		case 'a':
+			return is("call-id", fieldCallID)
+		case 'x':
+			return is("expires", fieldExpires)
+		}
+	case len("refer-to"):
+		switch lower(name[2]) {
+		case 'f':
+			return is("refer-to", fieldURI)
+		case 'p':
+			if lower(name[3]) == 'l' && lower(name[4]) == 'a' {
+				return is("replaces", fieldReplaces)
+			}
+			return is("reply-to", fieldURI)
+		}
+	case len("referred-by"):
+		return is("referred-by", fieldURI)
+	case len("content-type"):
+		if lower(name[0]) == 'c' {
+			return is("content-type", fieldContentType)
+		}
+		return is("record-route", fieldRecordRoute)
+	case len("service-route"):
+		return is("service-route", fieldServiceRoute)
+	case len("content-length"):
+		return is("content-length", fieldContentLength)
+	case len("content-encoding"):
+		return is("content-encoding", fieldContentEncoding)
+	case len("p-asserted-identity"):
+		return is("p-asserted-identity", fieldURI)
+	case len("p-preferred-identity"):
+		return is("p-preferred-identity", fieldURI)
+	}
+	return otherField
+}
+
+// header reads a header field.
+func (m *message) header(b []byte, line span) error {
+	at := line.off
+	for at < line.end && b[at] != ':' && b[at] != ' ' && b[at] != '\t' && b[at] != '\r' {
+		at++
+	}
+	f := fieldOf(b[line.off:at])
+	if f == otherField {
+		return nil
+	}
+	s := scanner{b, at, line.end}
+	if !s.accept(':') {
+		return nil // no header field at all; who receives it will judge
+	}
+	for s.end > s.at && blank(b[s.end-1]) {
+		s.end--
+	}
+	s.blanks()
+	switch f {
+	case fieldVia:
+		m.readVias(&s)
+	case fieldFrom:
+		m.readAddress(&s, from)
+		m.fromTag = tag(&s)
+		return m.once(seenFrom)
+	case fieldTo:
+		m.readAddress(&s, to)
+		m.toTag = tag(&s)
+		return m.once(seenTo)
+	case fieldContact:
+		m.readContacts(&s)
+	case fieldCallID:
+		m.callID = span{s.at, s.end}
+		return m.once(seenCallID)
+	case fieldCSeq:
+		if !m.readCSeq(&s) {
+			return errCSeq
+		}
+		return m.once(seenCSeq)
+	case fieldRoute:
+		m.readList(&s, route, seenRoute)
+	case fieldRecordRoute:
+		m.readList(&s, recordRoute, seenRecordRoute)
+	case fieldPath:
+		m.readList(&s, path, seenPath)
+	case fieldServiceRoute:
+		m.readList(&s, serviceRoute, seenServiceRoute)
+	case fieldURI:
+		m.readList(&s, otherURI, 0)
+	case fieldExpires:
+		m.expires = seconds(b[s.at:s.end])
+	case fieldContentLength:
+		return m.readLength(&s)
+	case fieldContentType:
+		m.contentType = span{s.at, s.end}
+		return m.once(seenType)
+	case fieldContentEncoding:
+		m.encoded = m.encoded || !fold(b[s.at:s.end], "identity")
+	case fieldReplaces:
+		m.replaces = true
+	}
+	return nil
+}
+
+// once marks a header that must be alone.
+func (m *message) once(bit uint16) error {
+	if m.seen&bit != 0 {
+		return errTwice
+	}
+	m.seen |= bit
+	return nil
+}
+
+// first tells whether a list of this kind begins.
+func (m *message) first(bit uint16) bool {
+	was := m.seen & bit
+	m.seen |= bit
+	return was == 0
+}
+
+// tag is the tag among the parameters of From and To.
+func tag(s *scanner) (t span) {
+	for {
+		name, value, ok := s.parameter()
+		if !ok {
+			return t
+		}
+		if fold(name.of(s.b), "tag") {
+			t = value
+		}
+	}
+}
+
+// readCSeq reads number and method (RFC 3261, section 20.16). A request's own method is known already.
+func (m *message) readCSeq(s *scanner) bool {
+	from := s.at
+	for s.more() && digit(s.b[s.at]) {
+		s.at++
+	}
+	n, ok := number(s.b[from:s.at], maxSeq-1)
+	m.cseq = uint32(n)
+	digits := s.at
+	s.blanks()
+	name := s.token()
+	if !ok || s.at == digits || name.empty() || s.more() {
+		return false
+	}
+	called := methodOf(name.of(s.b))
+	if m.status > 0 {
+		m.method = called
+	}
+	return called == m.method
+}
+
+func (m *message) readLength(s *scanner) error {
+	m.lengthAt = span{s.at, s.end}
+	n, ok := number(s.b[s.at:s.end], 1<<30)
+	if !ok {
+		return errLength
+	}
+	m.length = int(n)
+	return m.once(seenLength)
+}
+
+// seconds reads a number of seconds; -1: it is none. More than a kernel's timer takes is as good as for ever.
+func seconds(b []byte) int {
+	n := uint64(0)
+	for _, c := range b {
+		if !digit(c) {
+			return -1
+		}
+		n = min(n*10+uint64(c-'0'), 1<<32-1)
+	}
+	if len(b) == 0 {
+		return -1
+	}
+	return int(n)
+}
+
+// readList reads addresses that are behind each other.
+func (m *message) readList(s *scanner, k kind, bit uint16) {
+	top := bit != 0 && m.first(bit)
+	for s.more() && len(m.places) <= maxPlaces {
+		if u := m.readAddress(s, k); u.place >= 0 {
+			m.places[u.place].top, top = top, false
+		}
+		if !s.element() {
+			return
+		}
+	}
+}
+
+func (m *message) readContacts(s *scanner) {
+	if s.end-s.at == 1 && s.b[s.at] == '*' {
+		m.star = true
+		return
+	}
+	for s.more() && len(m.places) <= maxPlaces && len(m.contacts) <= maxPlaces {
+		c := contact{uri: m.readAddress(s, contactURI), expires: -1}
+		for {
+			name, value, ok := s.parameter()
+			if !ok {
+				break
+			}
+			if fold(name.of(s.b), "expires") {
+				c.expires = seconds(value.of(s.b))
+			}
+		}
+		m.contacts = append(m.contacts, c)
+		if !s.element() {
+			return
+		}
+	}
+}
+
+// readVias reads a list of Via (RFC 3261, section 20.42).
+func (m *message) readVias(s *scanner) {
+	for s.more() && len(m.places) <= maxPlaces {
+		s.blanks()
+		s.token() // SIP
+		s.accept('/')
+		s.blanks()
+		s.token() // 2.0
+		s.accept('/')
+		s.blanks()
+		transport, _ := transportOf(s.token().of(s.b), false)
+		top := m.first(seenVia)
+		p := m.newPlace(via)
+		p.top, p.transport = top, transport
+		p.readHost(s)
+		m.viaParameters(s, top, transport)
+		if !s.element() {
+			return
+		}
+	}
+}
+
+func (m *message) viaParameters(s *scanner, top bool, transport helpers.Transport) {
+	for {
+		name, value, ok := s.parameter()
+		if !ok {
+			return
+		}
+		before := len(m.places)
+		switch n := name.of(s.b); len(n) {
+		case len("rport"):
+			if fold(n, "rport") && !value.empty() {
+				p := m.newPlace(viaRPort)
+				p.host, p.port = span{value.off, value.off}, value
+				p.addr = portOnly(portOf(value.of(s.b)))
+			} else if fold(n, "maddr") {
+				m.parameterPlace(s.b, viaMaddr, value)
+			}
+		case len("branch"):
+			if top && fold(n, "branch") {
+				m.branch = value
+			}
+		case len("received"):
+			if fold(n, "received") {
+				m.parameterPlace(s.b, viaReceived, value)
+			}
+		}
+		if len(m.places) > before {
+			p := &m.places[before]
+			p.top, p.transport = top, transport
+		}
+	}
+}

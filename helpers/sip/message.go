@@ -1,0 +1,256 @@
+package sip
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// method is a request's, or that of the request that a response answers.
+type method uint8
+
+const (
+	otherMethod method = iota
+	invite
+	ack
+	bye
+	cancel
+	register
+	prack
+	update
+)
+
+var (
+	errStart   = errors.New("not a SIP message")
+	errVersion = errors.New("another version of SIP")
+	errStatus  = errors.New("status is not 100 to 699")
+	errHead    = errors.New("headers without an end")
+	errMissing = errors.New("From, To, Call-ID or CSeq is missing")
+	errTwice   = errors.New("a header that must be alone stands there twice")
+	errCSeq    = errors.New("malformed CSeq")
+	errLength  = errors.New("malformed Content-Length")
+	errShort   = errors.New("shorter than its Content-Length")
+	errCallID  = errors.New("empty Call-ID")
+	errTooMuch = errors.New("too many addresses")
+)
+
+const (
+	maxPlaces = 512     // addresses of a message
+	maxSeq    = 1 << 32 // RFC 3261, section 8.1.1.5 says 2^31, not all keep to it
+)
+
+// message is a view of a SIP message: offsets into the bytes that it was read from. Its slices keep their memory.
+type message struct {
+	whole span // start line to the end of the body; a datagram may have more behind it
+	head  span // start line and headers, the empty line too
+	body  span
+
+	method method
+	status int // of a response; 0: a request
+
+	callID, fromTag, toTag span
+	branch                 span // of the topmost Via
+	cseq                   uint32
+
+	expires  int  // the header's, in seconds; -1: none
+	length   int  // Content-Length; -1: none
+	lengthAt span // its digits
+	star     bool // Contact: *
+	replaces bool
+
+	contentType span
+	encoded     bool // Content-Encoding other than identity: the body is not read
+
+	places   []place // all addresses, in the order of their bytes
+	contacts []contact
+	bodies   []body
+	media    []media
+
+	seen   uint16 // headers that must be alone, and lists that have begun
+	groups []span // of the present body: mids of a=group:BUNDLE
+}
+
+// contact is one of Contact's addresses.
+type contact struct {
+	uri
+	expires int // seconds; -1: none
+}
+
+// Bits of message.seen.
+const (
+	seenFrom = 1 << iota
+	seenTo
+	seenCallID
+	seenCSeq
+	seenLength
+	seenType
+	seenVia
+	seenRoute
+	seenRecordRoute
+	seenPath
+	seenServiceRoute
+	seenMandatory = seenFrom | seenTo | seenCallID | seenCSeq
+)
+
+// reset empties m and keeps its memory.
+func (m *message) reset() {
+	*m = message{
+		expires: -1, length: -1,
+		places: m.places[:0], contacts: m.contacts[:0], bodies: m.bodies[:0], media: m.media[:0], groups: m.groups[:0],
+	}
+}
+
+// failure is a refusal at a place.
+func failure(off int, err error) error { return &helpers.ParseError{Off: off, Err: err} }
+
+// parse reads the message that begins at b[off]. b ends with the datagram or, of a stream, with the message. An error
+// is a *helpers.ParseError; then nothing of m counts.
+func (m *message) parse(b []byte, off int) error {
+	if err := m.parseHead(b, off); err != nil {
+		return err
+	}
+	m.body = span{m.head.end, len(b)}
+	if m.length >= 0 {
+		if m.length > m.body.end-m.body.off {
+			return failure(off, errShort)
+		}
+		m.body.end = m.body.off + m.length
+	}
+	m.whole.end = m.body.end
+	m.readBody(b)
+	return m.crowded()
+}
+
+// parseHead reads start line and headers.
+func (m *message) parseHead(b []byte, off int) error {
+	m.reset()
+	at, err := m.startLine(b, off)
+	if err != nil {
+		return err
+	}
+	for {
+		n := bytes.IndexByte(b[at:], '\n')
+		if n < 0 {
+			return failure(off, errHead)
+		}
+		end := at + n // of the line, without its end
+		next := end + 1
+		if end == at || end == at+1 && b[at] == '\r' {
+			m.head = span{off, next}
+			break
+		}
+		for next < len(b) && (b[next] == ' ' || b[next] == '\t') { // folded
+			n := bytes.IndexByte(b[next:], '\n')
+			if n < 0 {
+				return failure(off, errHead)
+			}
+			end = next + n
+			next = end + 1
+		}
+		if err := m.header(b, span{at, end}); err != nil {
+			return failure(at, err)
+		}
+		at = next
+	}
+	m.whole = span{off, m.head.end}
+	m.body = span{m.head.end, m.head.end}
+	switch {
+	case m.seen&seenMandatory != seenMandatory:
+		return failure(off, errMissing)
+	case m.callID.empty():
+		return failure(off, errCallID)
+	}
+	return m.crowded()
+}
+
+// crowded refuses a message with more addresses than one can mean.
+func (m *message) crowded() error {
+	if len(m.places) > maxPlaces {
+		return failure(m.whole.off, errTooMuch)
+	}
+	return nil
+}
+
+const versionPrefix = "sip/"
+
+// startLine reads a request line or a status line (RFC 3261, sections 7.1 and 7.2), and says where the headers begin.
+// What has no SIP version where one must be is errStart.
+func (m *message) startLine(b []byte, off int) (next int, err error) {
+	n := bytes.IndexByte(b[off:], '\n')
+	if n < 0 {
+		n = len(b) - off
+	}
+	s := scanner{b, off, off + n}
+	next = min(s.end+1, len(b))
+	for s.end > off && blank(b[s.end-1]) {
+		s.end--
+	}
+	if s.end-off > len(versionPrefix) && fold(b[off:off+len(versionPrefix)], versionPrefix) {
+		return next, m.statusLine(&s)
+	}
+	name := s.token()
+	last := s.end
+	for last > s.at && !blank(b[last-1]) {
+		last--
+	}
+	if name.empty() || last == s.at || s.end-last <= len(versionPrefix) ||
+		!fold(b[last:last+len(versionPrefix)], versionPrefix) {
+		return next, failure(off, errStart)
+	}
+	target := span{s.at, last}.trimmed(b)
+	if target.empty() || target.off == s.at {
+		return next, failure(off, errStart)
+	}
+	if !fold(b[last:s.end], "sip/2.0") {
+		return next, failure(last, errVersion)
+	}
+	m.method = methodOf(name.of(b))
+	if text := target.of(b); text[0] == '<' && text[len(text)-1] == '>' {
+		target = span{target.off + 1, max(target.off+1, target.end-1)}
+	}
+	m.readURI(b, target, requestURI)
+	return next, nil
+}
+
+func (m *message) statusLine(s *scanner) error {
+	off := s.at
+	for s.more() && !blank(s.b[s.at]) {
+		s.at++
+	}
+	version := span{off, s.at}
+	s.blanks()
+	code := s.token()
+	n, ok := number(code.of(s.b), 699)
+	switch {
+	case code.empty():
+		return failure(off, errStart)
+	case !fold(version.of(s.b), "sip/2.0"):
+		return failure(off, errVersion)
+	case !ok || n < 100:
+		return failure(code.off, errStatus)
+	}
+	m.status = int(n)
+	return nil
+}
+
+// methodOf knows a method by its name, of which case counts (RFC 3261, section 7.1).
+func methodOf(name []byte) method {
+	switch string(name) {
+	case "INVITE":
+		return invite
+	case "ACK":
+		return ack
+	case "BYE":
+		return bye
+	case "CANCEL":
+		return cancel
+	case "REGISTER":
+		return register
+	case "PRACK":
+		return prack
+	case "UPDATE":
+		return update
+	}
+	return otherMethod
+}
