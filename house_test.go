@@ -22,6 +22,11 @@ var allowed = map[string][]string{
 	"helpers":            {},
 	"helpers/*":          {"helpers"},
 	"helpers/helpertest": {"helpers"},
+
+	"helpers/h323":          {"helpers", "helpers/h323/wire"},
+	"helpers/h323/wire":     {},
+	"helpers/h323/h323test": {"helpers/h323/wire"},
+
 	"internal/nfnl":      {},
 	"internal/packet":    {"helpers"},
 	"internal/capture":   {},
@@ -48,7 +53,7 @@ var allowed = map[string][]string{
 }
 
 // testOnly are imported by tests alone.
-var testOnly = []string{"pcaps", "helpers/helpertest", "internal/netnstest"}
+var testOnly = []string{"pcaps", "helpers/helpertest", "helpers/h323/h323test", "internal/netnstest"}
 
 // impure is what a helper may not import: it does no I/O and asks no clock.
 var impure = regexp.MustCompile(`^(os|os/.*|syscall|log|log/.*|math/rand|math/rand/.*|net|net/http|io/ioutil|unsafe|C)$`)
@@ -58,9 +63,9 @@ func TestImports(t *testing.T) {
 	for _, file := range goFiles(t) {
 		name := filepath.ToSlash(filepath.Dir(file))
 		row, known := allowed[name]
-		helper := false
+		helper := strings.HasPrefix(name, "helpers/") && !slices.Contains(testOnly, name)
 		if parent, _ := filepath.Split(name); !known && parent == "helpers/" {
-			row, known, helper = allowed["helpers/*"], true, true
+			row, known = allowed["helpers/*"], true
 		}
 		if strings.HasSuffix(file, "doc.go") {
 			continue // packages that are nothing but tests
