@@ -209,11 +209,14 @@ func TestHold(t *testing.T) {
 		}, strings.Repeat(head, 4), nil, 4},
 		{"too many segments", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
 			ids := []uint64{first}
-			for _, s := range []string{":", "4", "0", "0"} {
+			for _, s := range strings.Split("0000000:4", "") {
 				ids = append(ids, f.say(orig, s))
 			}
-			return ids
-		}, head + ":400", nil, 5},
+			if len(b.open) != 10 {
+				b.t.Errorf("%d wait", len(b.open))
+			}
+			return append(ids, f.say(orig, "0"))
+		}, head + "0000000:40", nil, 11},
 		{"released", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
 			b.drive(b.e.Release())
 			return []uint64{first}
