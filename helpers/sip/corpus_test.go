@@ -3,7 +3,7 @@ package sip
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
+	octets "encoding/hex"
 	"fmt"
 	"os"
 	"strconv"
@@ -70,11 +70,11 @@ func unmark(line string) (b []byte, err error) {
 	for {
 		text, rest, ok := strings.Cut(line, "<hex>")
 		if digits, after, closed := strings.Cut(rest, "</hex>"); ok && closed {
-			octets, err := hex.DecodeString(digits)
+			raw, err := octets.DecodeString(digits)
 			if err != nil {
 				return nil, err
 			}
-			b, line = append(append(b, repeated(text)...), octets...), after
+			b, line = append(append(b, repeated(text)...), raw...), after
 			continue
 		}
 		return append(b, repeated(line)...), nil
@@ -108,7 +108,7 @@ func TestCorpora(t *testing.T) {
 		for _, m := range list {
 			hash.Write(m.data)
 		}
-		if sum := hex.EncodeToString(hash.Sum(nil)[:8]); len(list) != tt.messages || sum != tt.sum {
+		if sum := octets.EncodeToString(hash.Sum(nil)[:8]); len(list) != tt.messages || sum != tt.sum {
 			t.Errorf("%s: %d messages with sum %s, want %d with %s", tt.name, len(list), sum, tt.messages, tt.sum)
 		}
 	}

@@ -1,0 +1,218 @@
+package sip
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	sipgo "github.com/emiago/sipgo/sip"
+	"github.com/pion/sdp/v3"
+)
+
+// Others read the same messages. They are stricter, and in places laxer: what they accept is compared as far as it is
+// valid by the grammar of RFC 3261 and RFC 8866.
+
+// FuzzAgainstSipgo: what sipgo accepts and understands is understood the same.
+func FuzzAgainstSipgo(f *testing.F) {
+	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
+		for _, m := range corpus(f, name) {
+			f.Add(m.data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if why := differsFromSipgo(data); why != "" {
+			t.Fatalf("%s\n%q", why, data)
+		}
+	})
+}
+
+// differsFromSipgo says what is understood otherwise; empty: nothing that counts.
+func differsFromSipgo(data []byte) string {
+	theirs, _, err := sipgo.NewParser().Parse(data, false)
+	if err != nil || !valid(theirs, data) {
+		return ""
+	}
+	var m message
+	if err := m.parse(data, 0); err != nil {
+		return "sipgo accepts it: " + err.Error()
+	}
+	var w differences
+	w.same("Call-ID", unfolded(m.callID.of(data)), theirs.CallID().Value())
+	w.same("CSeq", strconv.FormatUint(uint64(m.cseq), 10), strconv.FormatUint(uint64(theirs.CSeq().SeqNo), 10))
+	w.same("body", string(m.body.of(data)), string(theirs.Body()))
+	length := "-1"
+	if head, _, err := sipgo.NewParser().ParseHeaders(data, false); err == nil && head.ContentLength() != nil {
+		length = head.ContentLength().Value()
+	}
+	w.same("Content-Length", strconv.Itoa(m.length), length)
+	w.tag("From", m.fromTag.of(data), theirs.From().Params)
+	w.tag("To", m.toTag.of(data), theirs.To().Params)
+	var contact *sipgo.ContactHeader
+	switch x := theirs.(type) {
+	case *sipgo.Request:
+		w.uri("Request-URI", &m, data, requestURI, x.Recipient)
+		contact = x.Contact()
+	case *sipgo.Response:
+		w.same("status", strconv.Itoa(m.status), strconv.Itoa(x.StatusCode))
+		contact = x.Contact()
+	}
+	if contact != nil && !contact.Address.Wildcard {
+		w.uri("Contact", &m, data, contactURI, contact.Address)
+	}
+	if v := theirs.Via(); v != nil && v.ProtocolName == "SIP" && v.ProtocolVersion == "2.0" && token(v.Transport) {
+		w.host("Via", &m, data, via, v.Host, v.Port)
+	}
+	return w.String()
+}
+
+// valid tells whether a message that sipgo has read is one by the grammar, as far as it is compared.
+func valid(m sipgo.Message, data []byte) bool {
+	head, _, _ := bytes.Cut(data, []byte("\r\n\r\n"))
+	if !wholeLines(head) || m.CallID() == nil || m.CSeq() == nil || m.From() == nil || m.To() == nil {
+		return false
+	}
+	for _, name := range []string{"Call-ID", "i", "CSeq", "From", "f", "To", "t", "Content-Length", "l", "Content-Type", "c"} {
+		if len(m.GetHeaders(name)) > 1 {
+			return false // must be alone: RFC 3261, section 20
+		}
+	}
+	switch x := m.(type) {
+	case *sipgo.Request:
+		return x.SipVersion == "SIP/2.0" && x.CSeq().MethodName == x.Method && token(string(x.Method)) &&
+			bytes.HasPrefix(data, []byte(x.Method)) // not in small letters: section 7.1
+	case *sipgo.Response:
+		return x.SipVersion == "SIP/2.0" && x.StatusCode >= 100 && x.StatusCode < 700 && token(string(x.CSeq().MethodName))
+	}
+	return false
+}
+
+// wholeLines tells whether CR and LF stand together only. Alone they end a line for one reader and not for another.
+func wholeLines(b []byte) bool {
+	return bytes.Count(b, []byte("\r\n")) == bytes.Count(b, []byte("\r")) &&
+		bytes.Count(b, []byte("\r\n")) == bytes.Count(b, []byte("\n"))
+}
+
+func token(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || separator[c] || c == ':' || c == '[' || c == ']' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func unfolded(b []byte) string { return strings.Join(strings.Fields(string(b)), " ") }
+
+// differences gathers what is not the same.
+type differences struct{ strings.Builder }
+
+func (w *differences) same(what, here, there string) {
+	if here != there {
+		w.WriteString(what + " is " + strconv.Quote(here) + ", of the other " + strconv.Quote(there) + "\n")
+	}
+}
+
+func (w *differences) tag(what string, here []byte, params sipgo.HeaderParams) {
+	if there, ok := params.Get("tag"); ok && token(there) {
+		w.same(what+"'s tag", string(here), there)
+	}
+}
+
+func (w *differences) uri(what string, m *message, data []byte, k kind, there sipgo.Uri) {
+	if !strings.EqualFold(there.Scheme, "sip") && !strings.EqualFold(there.Scheme, "sips") {
+		return
+	}
+	w.host(what, m, data, k, there.Host, there.Port)
+}
+
+// host compares the first place of a kind.
+func (w *differences) host(what string, m *message, data []byte, k kind, host string, port int) {
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil || port < 0 || port > 65535 {
+		return // a name
+	}
+	for _, p := range m.places {
+		if p.kind == k {
+			w.same(what, string(p.host.of(data))+":"+strconv.Itoa(int(p.addr.Port())), strings.Trim(host, "[]")+":"+strconv.Itoa(port))
+			return
+		}
+	}
+	w.same(what, "", host)
+}
+
+// FuzzAgainstPion: what pion's SDP accepts and understands is understood the same.
+func FuzzAgainstPion(f *testing.F) {
+	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
+		for _, x := range corpus(f, name) {
+			if _, body, ok := bytes.Cut(x.data, []byte("\r\n\r\n")); ok && len(body) > 0 {
+				f.Add(body)
+			}
+		}
+	}
+	f.Add([]byte("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=audio 4000/2 RTP/AVP 0\r\nc=IN IP4 192.0.2.2/127\r\n" +
+		"a=rtcp:4100 IN IP4 192.0.2.3\r\na=rtcp-mux\r\na=candidate:1 1 UDP 1 192.0.2.4 4000 typ host\r\nm=video 0 RTP/AVP 31\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if why := differsFromPion(data); why != "" {
+			t.Fatalf("%s\n%q", why, data)
+		}
+	})
+}
+
+func differsFromPion(data []byte) string {
+	var theirs sdp.SessionDescription
+	if !wholeLines(data) || theirs.Unmarshal(data) != nil {
+		return ""
+	}
+	var m message
+	m.reset()
+	m.readSDP(data, span{0, len(data)})
+	if m.crowded() != nil {
+		return ""
+	}
+	var w differences
+	w.same("m= lines", strconv.Itoa(len(m.media)), strconv.Itoa(len(theirs.MediaDescriptions)))
+	if w.Len() > 0 {
+		return w.String()
+	}
+	for i, x := range theirs.MediaDescriptions {
+		where := "media " + strconv.Itoa(i) + ": "
+		line := m.places[m.media[i].line]
+		if port := x.MediaName.Port.Value; port >= 0 && port <= 65535 {
+			w.same(where+"port", strconv.Itoa(int(line.addr.Port())), strconv.Itoa(port))
+		}
+		if n := x.MediaName.Port.Range; n != nil && *n > 0 && *n <= 65535 {
+			w.same(where+"ports", strconv.Itoa(m.media[i].count), strconv.Itoa(*n))
+		}
+		c := x.ConnectionInformation
+		if c == nil {
+			c = theirs.ConnectionInformation
+		}
+		w.same(where+"address", line.addr.Addr().String(), pionAddress(c).String())
+		_, mux := x.Attribute("rtcp-mux")
+		w.same(where+"mux", strconv.FormatBool(m.media[i].mux), strconv.FormatBool(mux))
+		if text, ok := x.Attribute("rtcp"); ok {
+			port, _, _ := strings.Cut(text, " ")
+			n, err := strconv.ParseUint(port, 10, 16)
+			if err == nil && m.media[i].rtcp >= 0 {
+				w.same(where+"rtcp", strconv.Itoa(int(m.places[m.media[i].rtcp].addr.Port())), strconv.Itoa(int(n)))
+			} else if err == nil {
+				w.same(where+"rtcp", "", port)
+			}
+		}
+	}
+	return w.String()
+}
+
+// pionAddress is the address of a c= line, if it is one.
+func pionAddress(c *sdp.ConnectionInformation) (none netip.Addr) {
+	if c == nil || c.Address == nil {
+		return none
+	}
+	text, _, _ := strings.Cut(c.Address.Address, "/")
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" || strings.EqualFold(c.AddressType, "IP4") == strings.Contains(text, ":") {
+		return none
+	}
+	return a.Unmap()
+}
