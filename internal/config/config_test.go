@@ -97,7 +97,7 @@ func TestExample(t *testing.T) {
 	if diff := cmp.Diff(standard(), ports(cfg)); diff != "" {
 		t.Errorf("ports (-want +got):\n%s", diff)
 	}
-	want := engine.Limits{PerPeer: 128, Total: 1024, Rate: 64, Flows: 1 << 20}
+	want := engine.Limits{PerPeer: 512, Total: 1024, Rate: 256, Flows: 1 << 20}
 	if diff := cmp.Diff(want, cfg.Limits); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}

@@ -74,6 +74,9 @@ func TestAnnouncements(t *testing.T) {
 		{"refresh with a narrower From", nil, plainConn,
 			[]step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "open tcp 10.0.0.1:4000 group 1 peer\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000", "remove 1", "place 10.0.0.1:4000"}},
+		{"refresh with a wider From", nil, plainConn,
+			[]step{{orig, "open tcp 10.0.0.1:4000 group 1 peer\n"}, {orig, "open tcp 10.0.0.1:4000 group 1\n"}},
+			[]string{"expect tcp 198.51.100.9:0>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000"}},
 		{"cancelled", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000", "cancel tcp *>10.0.0.1:4000 ended"}, []string{"place 10.0.0.1:4000", "remove 1"}},
 		{"replaced", nil, plainConn,
@@ -270,6 +273,32 @@ func TestMapping(t *testing.T) {
 		"expect udp *>10.0.0.3:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.3:4000" "203.0.113.1:4000"`)
 }
 
+// What is announced again waits as long as if it were new, and stays as narrow as it was; a copy changes nothing.
+func TestProlonged(t *testing.T) {
+	b := newBed(t, nil)
+	c := snatConn(helpers.UDP)
+	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1 peer\n")
+	b.pass(500 * time.Millisecond)
+	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1 peer\n")
+	if n := len(b.done); n != 3 { // placed, and two verdicts
+		t.Errorf("a copy asks for something: %q", b.done)
+	}
+	b.pass(59 * time.Second)
+	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1\n")
+	b.pass(59 * time.Second)
+	b.events(`expect udp 198.51.100.9:0>10.0.0.1:4000 at 203.0.113.1:4000`, `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`,
+		`edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`, `edit orig 9 "10.0.0.1:4000" "203.0.113.1:4000"`)
+	stranger := helpers.Tuple{Src: netip.MustParseAddrPort("198.51.100.77:1"), Dst: netip.MustParseAddrPort("203.0.113.1:4000")}
+	if _, ok := b.table.Match(helpers.UDP, stranger); ok {
+		t.Error("anybody may connect now")
+	}
+	if s := b.e.Stats(); s.Pending != 1 || s.Announced != 1 {
+		t.Errorf("%+v", s)
+	}
+	b.pass(time.Second)
+	b.events("cancel udp 198.51.100.9:0>10.0.0.1:4000 at 203.0.113.1:4000 expired")
+}
+
 func TestLimits(t *testing.T) {
 	var many strings.Builder
 	for i := range 12 {
@@ -456,18 +485,18 @@ func TestTimerOfAFlowThatHasGone(t *testing.T) {
 	}
 }
 
-// At most 16 packets wait for a session; more pass, and are read later.
+// At most 64 packets wait for a session; more pass, and are read later.
 func TestQueueIsBounded(t *testing.T) {
 	b := newBed(t, nil)
 	f := b.tcp(plainConn(helpers.TCP), 1000)
 	b.answers = false
 	f.say(orig, "open tcp 10.0.0.1:4000\n")
 	ticket, asked := b.ticket, b.asked
-	for range 20 {
+	for range 70 {
 		f.say(orig, "hello\n")
 	}
 	f.say(orig, "open tcp 10.0.0.1:4001\n")
-	if len(b.open) != 17 {
+	if len(b.open) != 65 {
 		t.Errorf("%d packets wait", len(b.open))
 	}
 	b.ticket, b.asked = ticket, asked

@@ -72,9 +72,9 @@ type Policy struct {
 
 // Limits bound memory and what an attacker can open. Zero means the default.
 type Limits struct {
-	PerPeer   int           // pending expectations of one owner address (128)
+	PerPeer   int           // pending expectations of one owner address (512)
 	Total     int           // pending expectations of all (1024)
-	Rate      int           // announcements a second and owner address, with a burst of twice that (64)
+	Rate      int           // announcements a second and owner address, with a burst of twice that (256)
 	Flows     int           // tracked flows (1 << 20)
 	HoldTime  time.Duration // how long bytes wait for their edit (2 s)
 	HoldBytes int           // held per direction (16384)

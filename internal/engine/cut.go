@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -24,7 +23,7 @@ func (f *flow) mayComeBack() bool {
 
 // cutOff keeps a flow that has lost its entry. What it announced is taken back, as at its end.
 func (e *Engine) cutOff(f *flow) {
-	for _, x := range slices.Clone(f.session.entries()) {
+	for x := range f.session.entries() {
 		if x.pending {
 			e.cancelEntry(x, CancelFlowEnded)
 		}

@@ -34,6 +34,8 @@ type Engine struct {
 	pairs    map[pair]*session
 	entries  map[expect.ID]*entry
 	ends     map[end]*entry // by where it is seen
+	tos      map[end]*entry // by where it is
+	groups   map[group]*entry
 	peers    map[netip.Addr]*peer
 	sweep    int // peers at which those that say nothing are thrown away
 	pending  int
@@ -88,7 +90,8 @@ type port struct {
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		flows: newTable(), pairs: map[pair]*session{},
-		entries: map[expect.ID]*entry{}, ends: map[end]*entry{}, peers: map[netip.Addr]*peer{},
+		entries: map[expect.ID]*entry{}, ends: map[end]*entry{}, tos: map[end]*entry{},
+		groups: map[group]*entry{}, peers: map[netip.Addr]*peer{},
 		tickets: map[Ticket]*job{},
 		stats:   Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
 	}
@@ -559,7 +562,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 	e.cause = cause{time: now}
 	e.releaseAll()
 	for _, s := range e.inOrder() {
-		for _, x := range slices.Clone(s.entries()) {
+		for x := range s.entries() {
 			if x.pending && x.asked {
 				e.request(Request{Remove: x.id})
 			}

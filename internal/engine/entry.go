@@ -12,6 +12,8 @@ import (
 const (
 	maxTries = 64 // ports that are tried for an end point
 	maxIdle  = 32 // mappings of a session of which nothing is pending
+	// maxIdlePair is the same of two hosts' session: a trunk has thousands of calls, with two ports each.
+	maxIdlePair = 1 << 15
 )
 
 // entry is an end point that a session announced: a mapping to a port on the other side of a NAT and, while it is
@@ -36,7 +38,9 @@ type entry struct {
 	timeout    time.Duration
 	note       string // the latest
 	owner      *peer  // has it on his account while it is pending
-	next       *entry // with the same at
+	class      uint8         // as it was counted when it became pending
+	// next with the same at, with the same to, in the same group; neighbours among the session's
+	next, nextTo, nextInGroup, before, after *entry
 	timer      timer
 }
 
@@ -46,23 +50,18 @@ func (e *Engine) insert(x entry) *entry {
 	n.timer.entry = n
 	e.last.Expectation++
 	n.id = expect.ID(e.last.Expectation)
-	e.index(n)
-	e.mappings++
-	s := n.session
-	own := s.more()
-	own.entries = append(own.entries, n)
-	if len(own.entries) > maxIdle {
-		idle := 0
-		for _, o := range own.entries {
-			if !o.pending && o != n {
-				idle++
-			}
+	e.enlist(n)
+	own, most := &n.session.more().list, maxIdle
+	if n.session.helper.PerPair {
+		most = maxIdlePair
+	}
+	looked := 0
+	for o := range own.all() { // the oldest of those that are not pending, if it is not far
+		if looked++; own.count-own.pending-1 <= most || looked > maxIdle {
+			break
 		}
-		for _, o := range slices.Clone(own.entries) {
-			if idle > maxIdle && !o.pending && o != n && !o.planned() {
-				e.forget(o)
-				idle--
-			}
+		if !o.pending && o != n && !o.planned() {
+			e.forget(o)
 		}
 	}
 	return n
@@ -72,34 +71,6 @@ func (e *Engine) insert(x entry) *entry {
 func (x *entry) planned() bool {
 	j := x.session.job
 	return j != nil && slices.ContainsFunc(j.plans, func(p plan) bool { return p.entry == x })
-}
-
-// index enters x into the tables by name and end point.
-func (e *Engine) index(x *entry) {
-	e.entries[x.id] = x
-	k := packEnd(x.said.Transport, x.at, x.master.Zone)
-	x.next = e.ends[k]
-	e.ends[k] = x
-}
-
-func (e *Engine) unindex(x *entry) {
-	delete(e.entries, x.id)
-	k := packEnd(x.said.Transport, x.at, x.master.Zone)
-	if e.ends[k] == x {
-		if x.next == nil {
-			delete(e.ends, k)
-		} else {
-			e.ends[k] = x.next
-		}
-	} else {
-		for o := e.ends[k]; o != nil; o = o.next {
-			if o.next == x {
-				o.next = x.next
-				break
-			}
-		}
-	}
-	x.next = nil
 }
 
 // rename gives x another name.
@@ -112,24 +83,36 @@ func (e *Engine) rename(x *entry) {
 
 // move gives x another place, and another name.
 func (e *Engine) move(x *entry, at netip.AddrPort) {
-	e.unindex(x)
+	e.unnamed(x)
 	x.at = at
 	e.last.Expectation++
 	x.id = expect.ID(e.last.Expectation)
-	e.index(x)
+	e.named(x)
 }
 
 // renew takes over what a later announcement of the same end point says.
-func (x *entry) renew(by *entry) {
+func (e *Engine) renew(x, by *entry) {
+	unlink(e.groups, x.group(), x, nextInGroup)
 	x.said, x.from, x.timeout, x.note = by.said, by.from, by.timeout, by.note
 	x.reserved = x.reserved || by.reserved
 	session := x.master.Session // it may be announced again in another flow of the family
 	x.toward, x.nat, x.master, x.announced = by.toward, by.nat, by.master, by.announced
 	x.master.Session = session
+	link(e.groups, x.group(), x, nextInGroup)
+}
+
+// regroup gives x another group.
+func (e *Engine) regroup(x *entry, g helpers.Group) {
+	unlink(e.groups, x.group(), x, nextInGroup)
+	x.said.Group = g
+	link(e.groups, x.group(), x, nextInGroup)
 }
 
 func (e *Engine) setPending(x *entry, p *peer) {
-	x.pending, x.used, x.owner = true, false, p
+	x.pending, x.used, x.owner, x.class = true, false, p, x.said.Class
+	own := &x.session.extra.list
+	own.pending++
+	own.classes[x.class]++
 	p.pending++
 	e.pending++
 }
@@ -140,6 +123,9 @@ func (e *Engine) unsetPending(x *entry) {
 		return
 	}
 	x.pending, x.asked = false, false
+	own := &x.session.extra.list
+	own.pending--
+	own.classes[x.class]--
 	x.owner.pending--
 	x.owner = nil
 	e.pending--
@@ -153,42 +139,35 @@ func (e *Engine) forget(x *entry) {
 		return
 	}
 	e.timers.clear(&x.timer)
-	e.unindex(x)
+	e.unnamed(x)
 	e.mappings--
-	own := x.session.extra
-	own.entries = slices.DeleteFunc(own.entries, func(o *entry) bool { return o == x })
+	x.session.extra.list.remove(x)
 	x.session.slim()
 }
 
 // known is the entry of the same end point: pending in the session, or of the same group in its family.
-func (s *session) known(x *entry) *entry {
+func (e *Engine) known(x *entry) *entry {
 	var found *entry
-	for o := range s.family() {
-		for _, y := range o.entries() {
-			if y.said.Transport != x.said.Transport || y.to != x.to || y.said.Owner != x.said.Owner {
-				continue
-			}
-			same := y.said.Group.ID == x.said.Group.ID
-			switch {
-			case y.pending && !overlap(y.from, x.from): // for somebody else
-			case y.session == s && y.pending:
-				return y
-			case same && (found == nil || y.session == s):
-				found = y
-			}
+	s := x.session
+	for y := range e.owned(s, x.said.Transport, x.to, x.master.Zone) {
+		same := y.said.Group.ID == x.said.Group.ID
+		switch {
+		case y.said.Owner != x.said.Owner:
+		case y.pending && !overlap(y.from, x.from): // for somebody else
+		case y.session == s && y.pending:
+			return y
+		case same && (found == nil || y.session == s && found.session != s):
+			found = y
 		}
 	}
 	return found
 }
 
-// asked tells whether the same end point was announced before in the same group, whoever was to connect to it.
-func (s *session) asked(x *entry) bool {
-	for o := range s.family() {
-		for _, y := range o.entries() {
-			if y.to == x.to && y.said.Transport == x.said.Transport && y.said.Owner == x.said.Owner &&
-				y.said.Group.ID == x.said.Group.ID {
-				return true
-			}
+// announcedBefore tells whether the same end point was announced before in the same group, whoever was to connect to it.
+func (e *Engine) announcedBefore(x *entry) bool {
+	for y := range e.owned(x.session, x.said.Transport, x.to, x.master.Zone) {
+		if y.said.Owner == x.said.Owner && y.said.Group.ID == x.said.Group.ID {
+			return true
 		}
 	}
 	return false
@@ -200,10 +179,8 @@ func (e *Engine) cancel(of *session, g helpers.Group, why Reason) {
 		return
 	}
 	for _, s := range slices.Collect(of.family()) {
-		for _, x := range slices.Clone(s.entries()) {
-			if !within(x.said.Group, g) {
-				continue
-			}
+		all := slices.Collect(e.grouped(s, g)) // the newest first
+		for _, x := range slices.Backward(all) {
 			if x.pending {
 				e.cancelEntry(x, why)
 			}
@@ -263,7 +240,7 @@ func (e *Engine) choose(x *entry) bool {
 	if !x.translated || x.own {
 		return e.free(x, x.at)
 	}
-	if y := x.partner(); y != nil {
+	if y := e.partner(x); y != nil {
 		x.at = netip.AddrPortFrom(x.at.Addr(), y.at.Port()^1)
 		return e.free(x, x.at)
 	}
@@ -290,9 +267,10 @@ func (x *entry) following() netip.AddrPort {
 }
 
 // partner is the other half of a pair.
-func (x *entry) partner() *entry {
-	for _, y := range x.session.entries() {
-		if y != x && x.pairs(y) {
+func (e *Engine) partner(x *entry) *entry {
+	to := netip.AddrPortFrom(x.to.Addr(), x.to.Port()^1)
+	for y := range e.owned(x.session, x.said.Transport, to, x.master.Zone) {
+		if x.pairs(y) {
 			return y
 		}
 	}

@@ -40,10 +40,8 @@ func (s *session) class(i uint8) string {
 func (e *Engine) note(s *session, f *flow, n helpers.Note) {
 	if n.Group.ID != 0 {
 		for o := range s.family() {
-			for _, x := range o.entries() {
-				if within(x.said.Group, n.Group) {
-					x.note = n.Text
-				}
+			for x := range e.grouped(o, n.Group) {
+				x.note = n.Text
 			}
 		}
 	}

@@ -13,7 +13,7 @@ type job struct {
 	ticket    Ticket // 0: it did not have to wait
 	cause     cause
 	flow      *flow
-	ends      map[end]*entry // the engine's
+	engine    *Engine
 	dir       helpers.Dir
 	udp       bool
 	view      helpers.Flow // what seg.Flow points to
@@ -41,7 +41,7 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 		j = e.jobs[n-1]
 		e.jobs = e.jobs[:n-1]
 	} else {
-		j = &job{ends: e.ends}
+		j = &job{engine: e}
 	}
 	// It is large, so what is always set before it is read is not cleared.
 	j.flow, j.dir, j.udp, j.cause = f, dir, f.transport() == helpers.UDP, e.cause
@@ -140,7 +140,9 @@ func (e *Engine) placed(p *plan, err error) {
 		p.placed = true
 	case err == nil:
 		p.placed = true
-		e.stats.Announced++
+		if p.tries >= 0 {
+			e.stats.Announced++
+		}
 		e.timers.set(&x.timer, e.now.Add(x.timeout))
 	case errors.Is(err, expect.ErrTaken):
 		x.asked, p.failed = false, err
@@ -167,7 +169,7 @@ func (e *Engine) moved(j *job, p *plan) bool {
 		return false
 	}
 	var mate *plan
-	if y := x.partner(); y != nil {
+	if y := e.partner(x); y != nil {
 		for i := range j.plans {
 			if q := &j.plans[i]; q.entry == y && q.place && q.fresh && q.refused == "" {
 				mate = q
@@ -208,7 +210,9 @@ func (e *Engine) unplace(p *plan) {
 	}
 	if p.placed {
 		p.placed = false
-		e.stats.Announced--
+		if p.tries >= 0 {
+			e.stats.Announced--
+		}
 	}
 	p.entry.asked, p.failed = false, nil
 	e.timers.clear(&p.entry.timer)
@@ -440,40 +444,45 @@ func (t *translation) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
 	b := a
 	switch a.Addr() {
 	case sender.real.Addr():
-		b, _ = t.port(a, sender.real, sender.outside, func(x *entry) (from, to netip.AddrPort) { return x.to, x.at })
+		if b = sender.outside; a != sender.real {
+			b = t.at(a, sender.outside.Addr())
+		}
 	case reader.outside.Addr():
-		own, known := t.port(a, reader.outside, reader.real, func(x *entry) (from, to netip.AddrPort) { return x.at, x.to })
-		if b = own; !known {
-			b = t.neighbour(a, own)
+		if b = reader.real; a != reader.outside {
+			b = t.to(a, reader.real.Addr())
 		}
 	}
 	return b, b != a
 }
 
-// port is a with the address of to, and the port that the flow or a mapping has there; false: none of them has a.
-func (t *translation) port(a, from, to netip.AddrPort, ends func(*entry) (from, to netip.AddrPort)) (netip.AddrPort, bool) {
-	if a == from {
-		return to, true
-	}
-	for s := range t.flow.session.family() {
-		for _, x := range s.entries() {
-			if f, b := ends(x); x.translated && f == a {
-				return b, true
+// at is where a, the sender's, is seen: with the address outside, and the port that a mapping has there.
+func (t *translation) at(a netip.AddrPort, outside netip.Addr) netip.AddrPort {
+	for _, transport := range bothTransports {
+		for x := range t.engine.owned(t.flow.session, transport, a, t.flow.zone) {
+			if x.translated {
+				return x.at
 			}
 		}
 	}
-	return netip.AddrPortFrom(to.Addr(), a.Port()), false
+	return netip.AddrPortFrom(outside, a.Port())
 }
 
-// neighbour is the end point of another host on the reader's side that the others see at a; own if there is none. The
-// two reach each other without the NAT.
-func (t *translation) neighbour(a, own netip.AddrPort) netip.AddrPort {
-	for _, transport := range []helpers.Transport{helpers.TCP, helpers.UDP} {
-		for x := t.ends[packEnd(transport, a, t.flow.zone)]; x != nil; x = x.next {
-			if x.translated && x.to.Addr() != own.Addr() {
+// to is what is seen at a: of the reader's, with the address real, or of another host on the reader's side. The two reach
+// each other without the NAT.
+func (t *translation) to(a netip.AddrPort, real netip.Addr) netip.AddrPort {
+	neighbour := netip.AddrPortFrom(real, a.Port())
+	for _, transport := range bothTransports {
+		for x := t.engine.ends[packEnd(transport, a, t.flow.zone)]; x != nil; x = x.next {
+			switch {
+			case !x.translated:
+			case x.session.kin(t.flow.session):
 				return x.to
+			case x.to.Addr() != real:
+				neighbour = x.to
 			}
 		}
 	}
-	return own
+	return neighbour
 }
+
+var bothTransports = [2]helpers.Transport{helpers.TCP, helpers.UDP}

@@ -22,9 +22,9 @@ func (l *Limits) withDefaults() {
 			*v = def
 		}
 	}
-	set(&l.PerPeer, 128)
+	set(&l.PerPeer, 512)
 	set(&l.Total, 1024)
-	set(&l.Rate, 64)
+	set(&l.Rate, 256)
 	set(&l.Flows, 1<<20)
 	set(&l.HoldBytes, 16<<10)
 	set(&l.HoldSegs, 10)
@@ -89,10 +89,8 @@ func (e *Engine) peer(a netip.Addr) *peer {
 // room checks the limits for one more expectation and takes its token; empty: there is room.
 func (e *Engine) room(s *session, class uint8, p *peer) Reason {
 	n := 0
-	for _, x := range s.entries() {
-		if x.pending && x.said.Class == class {
-			n++
-		}
+	if s.extra != nil {
+		n = s.extra.list.classes[class]
 	}
 	most := s.helper.Classes[class].Max
 	switch {
@@ -184,13 +182,13 @@ func (e *Engine) judge(j *job, i int) plan {
 	}
 	// The kernel translates what follows a master to the master's own hosts. What goes elsewhere is for the rules of NAT.
 	x.toward, x.nat = said.Owner.Other(), f.nat != nil && x.to.Addr() == owner.real.Addr()
-	old := s.known(&x)
+	old := e.known(&x)
 	switch {
 	case j.foreign:
 		return refuse(RefuseLockIn)
 	case !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
 		return refuse(RefuseForeignAddress)
-	case said.Owner != j.dir && !s.asked(&x):
+	case said.Owner != j.dir && !e.announcedBefore(&x):
 		return refuse(RefuseForeignAddress)
 	case x.to.Port() < e.policy.MinPort:
 		return refuse(RefuseLowPort)
@@ -218,7 +216,7 @@ func (e *Engine) judge(j *job, i int) plan {
 	if old == nil {
 		made.entry = e.insert(x)
 	} else {
-		old.renew(&x)
+		e.renew(old, &x)
 	}
 	if made.place {
 		e.setPending(made.entry, p)
@@ -226,21 +224,30 @@ func (e *Engine) judge(j *job, i int) plan {
 	return made
 }
 
-// refresh answers an announcement of what is pending. Only a narrower From changes something.
+// refresh answers an announcement of what is pending. A narrower From changes something, and a later end.
 func (e *Engine) refresh(j *job, old, x *entry) plan {
-	if !old.pending || !narrower(x.from, old.from) {
-		old.said.Group, old.announced = x.said.Group, x.announced
+	narrow := narrower(x.from, old.from)
+	later := old.timer.place > 0 && e.now.Add(x.timeout).Sub(old.timer.when) >= prolonged
+	if !old.pending || !narrow && !later {
+		e.regroup(old, x.said.Group)
+		old.announced = x.announced
 		return plan{entry: old}
+	}
+	if !narrow {
+		x.from, x.said.From = old.from, old.said.From
 	}
 	if old.asked {
 		e.request(Request{Remove: old.id})
 	}
 	e.rename(old)
 	at := old.at
-	old.renew(x)
+	e.renew(old, x)
 	old.at = at
 	return plan{entry: old, place: true, fixed: true, tries: -1}
 }
+
+// prolonged is by how much later an expectation must end to be placed again: copies of a message change nothing.
+const prolonged = time.Second
 
 // narrower tells whether a allows less than b, and nothing that b does not.
 func narrower(a, b netip.AddrPort) bool { return a != b && covers(b, a) }

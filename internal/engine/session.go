@@ -12,7 +12,7 @@ import (
 const (
 	maxDepth    = 4   // of children of children
 	maxChildren = 128 // of a family at once
-	maxQueue    = 16  // packets that wait while a session waits for answers
+	maxQueue    = 64  // packets that wait while a session waits for answers: as many as come at once, all of one trunk perhaps
 )
 
 // helper is a helper in use. Flows keep theirs when the configuration is loaded anew.
@@ -34,10 +34,10 @@ type session struct {
 }
 
 type sessionExtra struct {
-	entries []*entry
-	queue   []Packet
-	family  *family // nil: it is alone
-	pair    pair    // of a helper with one session for two hosts
+	list   list // what it announced
+	queue  []Packet
+	family *family // nil: it is alone
+	pair   pair    // of a helper with one session for two hosts
 }
 
 // more gives the session an extra.
@@ -50,17 +50,17 @@ func (s *session) more() *sessionExtra {
 
 // slim takes the session's extra away if there is nothing in it.
 func (s *session) slim() {
-	if x := s.extra; x != nil && len(x.entries) == 0 && x.queue == nil && x.family == nil && !s.helper.PerPair {
+	if x := s.extra; x != nil && x.list.count == 0 && x.queue == nil && x.family == nil && !s.helper.PerPair {
 		s.extra = nil
 	}
 }
 
 // entries are what it announced.
-func (s *session) entries() []*entry {
+func (s *session) entries() iter.Seq[*entry] {
 	if s.extra == nil {
-		return nil
+		return func(func(*entry) bool) {}
 	}
-	return s.extra.entries
+	return s.extra.list.all()
 }
 
 // queue are the packets that wait for it.
@@ -84,6 +84,11 @@ func (s *session) family() iter.Seq[*session] {
 			}
 		}
 	}
+}
+
+// kin tells whether o is s or a relative.
+func (s *session) kin(o *session) bool {
+	return s == o || s.extra != nil && o.extra != nil && s.extra.family != nil && s.extra.family == o.extra.family
 }
 
 // family is a session with its children and theirs. Groups are the family's.
@@ -166,7 +171,7 @@ func (e *Engine) leftBy(s *session, f *flow) {
 		return
 	}
 	if f.transport() == helpers.TCP && !s.helper.PerPair {
-		for _, x := range slices.Clone(s.entries()) {
+		for x := range s.entries() {
 			if x.pending {
 				e.cancelEntry(x, CancelFlowEnded)
 			}
@@ -178,12 +183,16 @@ func (e *Engine) leftBy(s *session, f *flow) {
 
 // maybeOver ends a session without flows that waits for no connection.
 func (e *Engine) maybeOver(s *session) {
-	waits := func(x *entry) bool { return x.pending || x.timer.place > 0 }
-	if s.over || s.flows > 0 || s.job != nil || slices.ContainsFunc(s.entries(), waits) {
+	if s.over || s.flows > 0 || s.job != nil || s.extra != nil && s.extra.list.pending > 0 {
 		return
 	}
+	for x := range s.entries() {
+		if x.timer.place > 0 { // its child is still to come
+			return
+		}
+	}
 	s.over = true
-	for _, x := range slices.Clone(s.entries()) {
+	for x := range s.entries() {
 		e.forget(x)
 	}
 	if s.shadow {

@@ -118,7 +118,7 @@ func (e *Engine) Save() ([]byte, error) {
 			}
 			to.State = b
 		}
-		for _, x := range from.entries() {
+		for x := range from.entries() {
 			to.Entries = append(to.Entries, x.save())
 		}
 		s.Sessions = append(s.Sessions, to)
@@ -304,10 +304,7 @@ func (e *loader) entry(s *session, from *savedEntry) error {
 		x.usedBy = pack(from.Said.Transport, from.UsedBy, 0)
 	}
 	x.timer.entry = x
-	e.index(x)
-	e.mappings++
-	own := s.more()
-	own.entries = append(own.entries, x)
+	e.enlist(x)
 	if from.Pending {
 		used := x.used
 		e.setPending(x, e.peer(x.to.Addr()))
