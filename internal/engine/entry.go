@@ -38,10 +38,10 @@ type entry struct {
 	timeout    time.Duration
 	note       string // the latest
 	owner      *peer  // has it on his account while it is pending
-	class      uint8         // as it was counted when it became pending
+	class      uint8  // as it was counted when it became pending
 	// next with the same at, with the same to, in the same group; neighbours among the session's
 	next, nextTo, nextInGroup, before, after *entry
-	timer      timer
+	timer                                    timer
 }
 
 // insert makes an entry of x, with a name of its own.
