@@ -17,11 +17,11 @@ func (d *daemon) events() error {
 	for i := range batch {
 		ev := &batch[i]
 		switch now := time.Now(); {
-		case ev.Lost:
+		case ev.Kind == flows.Overrun:
 			d.eventsLost++
 			d.pace.lost++
 		case d.tables.isRenewal(&ev.Flow):
-		case ev.Destroyed:
+		case ev.Kind == flows.Destroy:
 			d.tables.ended(&ev.Flow)
 			d.drive(d.engine.Vanished(ev.Flow.Transport, ev.Flow.Orig, ev.Flow.Zone, now))
 		default:

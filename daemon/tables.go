@@ -61,7 +61,7 @@ func openTables(cfg *config.Config, told bool) (t *tables, err error) {
 	if t.flows, err = flows.Open(); err != nil {
 		return t, err
 	}
-	if t.watcher, err = flows.Watch(); err != nil {
+	if t.watcher, err = flows.Watch(flows.Watching{Kinds: flows.News | flows.Destroys, Once: true}); err != nil {
 		return t, err
 	}
 	if !told {

@@ -27,12 +27,10 @@ func named(f *Flow) (nfnl.Tuple, uint16) {
 	return raw(f.Transport, f.Orig), zone
 }
 
-func entry(f *Flow) string { return f.Transport.String() + " " + f.Orig.String() }
-
 // Create puts an entry into the table that no packet has made. Orig and Timeout must be given. Reply is that with NAT, of
 // which StatusSrcNAT and StatusDstNAT say that there is one; zero: Orig turned round. A port that NAT does not change may
 // become another one if it is taken. Of Status the bits SeenReply, Assured and FixedTimeout count beside. ErrExists: one of
-// the tuples is there.
+// the tuples is there. ErrNoLabels: it is made, but without its labels.
 func (t *Table) Create(f *Flow) error {
 	e := nfnl.Connection{
 		Orig: raw(f.Transport, f.Orig), Reply: raw(f.Transport, f.Reply), Zone: f.Zone, ZoneDir: nfnl.ZoneDir(f.ZoneDir),
@@ -49,9 +47,24 @@ func (t *Table) Create(f *Flow) error {
 	}
 	b := t.conn.Begin()
 	b.EnterConnection(&e, &plain)
-	return explain(b.Do(), entry(f), map[unix.Errno]error{
-		unix.EINVAL: errCreate, unix.ENOENT: errNoMaster, unix.EOPNOTSUPP: errNoHelper,
-	})
+	if err := b.Do(); err != nil || f.Labels == (Labels{}) {
+		return refused(err, f, refusedCreation)
+	}
+	name, zone := named(f)
+	if made, err := t.conn.Get(name, zone); err != nil || made.Labels != f.Labels { // the kernel leaves them out silently
+		return &Error{Op: "create a connection", Entry: entry(f), Reason: ErrNoLabels}
+	}
+	return nil
+}
+
+func entry(f *Flow) string { return f.Transport.String() + " " + f.Orig.String() }
+
+// refused names f in an error.
+func refused(err error, f *Flow, reasons map[unix.Errno]error) error {
+	if err == nil {
+		return nil
+	}
+	return explain(err, entry(f), reasons)
 }
 
 var (
@@ -59,11 +72,13 @@ var (
 	errNoMaster = errors.New("there is no such master")
 	errNoHelper = errors.New("the kernel has no such helper for it")
 	errHelper   = errors.New("the kernel has no such helper, or the entry began without one and cannot be given one")
-	errLabels   = errors.New("the entry has no room for labels: no rule used labels when it began")
 )
 
-// refusedChange is what error numbers mean of a change.
-var refusedChange = map[unix.Errno]error{unix.EOPNOTSUPP: errHelper, unix.ENOSPC: errLabels}
+// What error numbers mean of a new entry, and of a change.
+var (
+	refusedCreation = map[unix.Errno]error{unix.EINVAL: errCreate, unix.ENOENT: errNoMaster, unix.EOPNOTSUPP: errNoHelper}
+	refusedChange   = map[unix.Errno]error{unix.EOPNOTSUPP: errHelper, unix.ENOSPC: ErrNoLabels}
+)
 
 // Update changes the entry that f names by Transport, Orig and Zone. ErrNotFound: there is none.
 func (t *Table) Update(f *Flow, c *Change) error {
@@ -73,7 +88,7 @@ func (t *Table) Update(f *Flow, c *Change) error {
 			name, zone := named(f)
 			got, err := t.conn.Get(name, zone)
 			if err != nil {
-				return explain(err, entry(f), nil)
+				return refused(err, f, nil)
 			}
 			now.Status = Status(got.Status)
 		}
@@ -83,7 +98,7 @@ func (t *Table) Update(f *Flow, c *Change) error {
 		if errors.Is(err, unix.EBUSY) && c.Status != 0 && try < 2 { // a packet has added a bit meanwhile
 			continue
 		}
-		return explain(err, entry(f), refusedChange)
+		return refused(err, f, refusedChange)
 	}
 }
 
@@ -101,11 +116,12 @@ func change(b *nfnl.Batch, f *Flow, c *Change) {
 }
 
 // Delete deletes the entry that f names by Transport, Orig and Zone, and by ID if it has one: not another one that has
-// come in its place. Expectations that hang on it go with it. ErrNotFound: there is none.
+// come in its place, unless it is in the same place in memory, of which the kernel makes ids. Expectations that hang on it
+// go with it. ErrNotFound: there is none.
 func (t *Table) Delete(f *Flow) error {
 	b := t.conn.Begin()
 	remove(b, f)
-	return explain(b.Do(), entry(f), nil)
+	return refused(b.Do(), f, nil)
 }
 
 func remove(b *nfnl.Batch, f *Flow) {
@@ -181,7 +197,7 @@ func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), 
 		return done, err
 	}
 	defer t.keep(c)
-	var refused error
+	var first error
 	held := make([]Flow, 0, together)
 	b := c.Begin()
 	send := func() {
@@ -198,7 +214,7 @@ func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), 
 				done.Gone++
 			default:
 				if done.Refused++; done.Refused == 1 {
-					refused = explain(err, entry(&held[i]), refusedChange)
+					first = refused(err, &held[i], refusedChange)
 				}
 			}
 		}
@@ -207,7 +223,7 @@ func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), 
 	for f, err := range all {
 		if err != nil {
 			send()
-			return done, errors.Join(err, refused)
+			return done, errors.Join(err, first)
 		}
 		held = append(held, *f)
 		add(b, f)
@@ -216,5 +232,5 @@ func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), 
 		}
 	}
 	send()
-	return done, refused
+	return done, first
 }

@@ -18,6 +18,7 @@ var (
 	ErrPermission  = errors.New("not permitted: it needs CAP_NET_ADMIN where the network namespace belongs")
 	ErrNoTable     = errors.New("the kernel has no ctnetlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink)")
 	ErrUnsupported = errors.New("the kernel cannot do it")
+	ErrNoLabels    = errors.New("the entry has no room for labels: no rule used labels when it began")
 	ErrOff         = errors.New("it is switched off in the kernel")
 )
 

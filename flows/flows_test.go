@@ -53,7 +53,7 @@ func TestTable(t *testing.T) {
 					return err
 				}
 				defer table.Close()
-				watcher, err := flows.Watch()
+				watcher, err := flows.Watch(flows.Watching{Kinds: flows.News | flows.Destroys})
 				if err != nil {
 					return err
 				}
@@ -123,8 +123,8 @@ func TestTable(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if len(events) != 1 || !events[0].Destroyed || events[0].Lost || events[0].Flow.Orig != orig {
-					t.Errorf("events %+v, want the entry's end only", events)
+				if n := len(events); n != 2 || events[0].Kind != flows.New || events[1].Kind != flows.Destroy || events[1].Flow.Orig != orig {
+					t.Errorf("events %+v, want the entry's beginning and end", events)
 				}
 				return nil
 			})

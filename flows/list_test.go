@@ -11,6 +11,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netnstest"
 )
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -209,4 +210,246 @@ func sorted(s []string) []string {
 	s = slices.Clone(s)
 	slices.Sort(s)
 	return s
+}
+
+// TestListAllocates has a listing of many entries, filtered and printed, cost as much memory as one of few.
+func TestListAllocates(t *testing.T) {
+	inside(t, func() error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		var failed error
+		line := make([]byte, 0, 1024)
+		even := flows.Filter{Transport: helpers.UDP, Where: func(f *flows.Flow) bool { return f.Orig.Src.Addr().As4()[3]%2 == 0 }}
+		cost := func(want int) float64 {
+			return testing.AllocsPerRun(5, func() {
+				seen := 0
+				for f, err := range table.List(&even) {
+					if err != nil {
+						failed = err
+						return
+					}
+					seen++
+					line, _ = f.AppendText(line[:0])
+				}
+				if seen != want {
+					failed = fmt.Errorf("listed %d, want %d", seen, want)
+				}
+			})
+		}
+		few := cost(0)
+		for i := range 4000 {
+			f := numbered(i)
+			if err := table.Create(&f); err != nil {
+				return err
+			}
+		}
+		if many := cost(2000); many > few {
+			t.Errorf("%v allocations for 4000 entries, %v for none", many, few)
+		}
+		return failed
+	})
+}
+
+// TestListWhileChanging leaves a listing, lists within a listing, and changes and deletes what is listed.
+func TestListWhileChanging(t *testing.T) {
+	const all = 2000
+	inside(t, func() error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		for i := range all {
+			f := numbered(i)
+			if err := table.Create(&f); err != nil {
+				return err
+			}
+		}
+		for _, err := range table.List(nil) {
+			if err != nil {
+				return err
+			}
+			break
+		}
+		outer, inner := 0, 0
+		mark := flows.Change{Mark: 9, MarkMask: ^uint32(0)}
+		for f, err := range table.List(nil) {
+			if err != nil {
+				return err
+			}
+			if outer++; outer == all/2 {
+				for _, err := range table.List(&flows.Filter{Mark: 9, MarkMask: ^uint32(0)}) {
+					if err != nil {
+						return err
+					}
+					inner++
+				}
+			}
+			if err := table.Update(f, &mark); err != nil {
+				return err
+			}
+			if got, err := table.Get(f.Transport, f.Orig, 0); err != nil || got.Mark != 9 {
+				return fmt.Errorf("%s: %w", &got, err)
+			}
+			if outer%2 == 0 {
+				if err := table.Delete(f); err != nil {
+					return err
+				}
+			}
+		}
+		if n, _, err := table.Count(); outer != all || inner != all/4 || n != all/2 || err != nil {
+			t.Errorf("listed %d, within %d, %d are left, error %v; want %d, %d, %d", outer, inner, n, err, all, all/4, all/2)
+		}
+		return nil
+	})
+}
+
+// TestUpdate changes whatever can be changed, one by one and many at once, and says why the rest cannot.
+func TestUpdate(t *testing.T) {
+	inside(t, func() error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		if err := fill(table, kinds()); err != nil {
+			return err
+		}
+		timeout := uint32(4000)
+		c := flows.Change{
+			Timeout: &timeout, Mark: 0x50, MarkMask: 0xf0, Status: flows.StatusAssured | flows.StatusFixedTimeout,
+		}
+		done, err := table.UpdateAll(nil, &c)
+		if err != nil {
+			return err
+		}
+		n, _, err := table.Count()
+		if err != nil || done.Entries != uint64(n) || !done.Exact {
+			t.Errorf("%+v of %d, error %v", done, n, err)
+		}
+		for f, err := range table.List(nil) {
+			if err != nil {
+				return err
+			}
+			if f.Timeout < timeout-60 || f.Mark&0xf0 != 0x50 || f.Status&c.Status != c.Status {
+				t.Errorf("%s: status %x", f, f.Status)
+			}
+		}
+		gone := numbered(77)
+		if err := table.Update(&gone, &c); !errors.Is(err, flows.ErrNotFound) {
+			t.Errorf("error %v, want ErrNotFound", err)
+		}
+		if err := table.Delete(&gone); !errors.Is(err, flows.ErrNotFound) {
+			t.Errorf("error %v, want ErrNotFound", err)
+		}
+		label := flows.Change{Labels: flows.Labels{1: 2}, LabelsMask: flows.Labels{1: 2}}
+		if err := table.Update(&kinds()[0], &label); !errors.Is(err, flows.ErrNoLabels) {
+			t.Errorf("error %v, want ErrNoLabels", err)
+		}
+		none := "none"
+		err = table.Update(&kinds()[0], &flows.Change{Helper: &none})
+		var e *flows.Error
+		if !errors.As(err, &e) || e.Errno == 0 || e.Entry == "" {
+			t.Errorf("error %v", err)
+		}
+		t.Log(err)
+		if err := table.Create(&kinds()[0]); !errors.Is(err, flows.ErrExists) {
+			t.Errorf("error %v, want ErrExists", err)
+		}
+		bad := numbered(78)
+		bad.Timeout, bad.Helper = 60, none
+		err = table.Create(&bad)
+		t.Log(err)
+		if err == nil {
+			t.Error("an entry with a helper that is not there")
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+		if n, most, err := table.Count(); n != 0 || most == 0 || err != nil {
+			t.Errorf("%d entries of %d after a flush, error %v", n, most, err)
+		}
+		stats, err := table.Stats()
+		if err != nil || len(stats) == 0 || stats[0].CPU != 0 {
+			t.Errorf("statistics %+v, error %v", stats, err)
+		}
+		return nil
+	})
+}
+
+// TestLabels has labels set, added and taken away, and says where there is no room for them.
+func TestLabels(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Do(func() {
+		table, err := flows.Open()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer table.Close()
+		f := numbered(1)
+		f.Labels.Set(127)
+		if err := table.Create(&f); !errors.Is(err, flows.ErrNoLabels) {
+			t.Errorf("error %v, want ErrNoLabels", err)
+		}
+	})
+	useLabels(ns)
+	ns.Do(func() {
+		table, err := flows.Open()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer table.Close()
+		f := numbered(2)
+		f.Labels.Set(127)
+		f.Labels.Set(9)
+		err = table.Create(&f)
+		if err == nil {
+			err = table.Update(&f, &flows.Change{Labels: flows.Labels{0: 1}, LabelsMask: flows.Labels{0: 1, 1: 2}})
+		}
+		got, e := table.Get(f.Transport, f.Orig, 0)
+		if want := (flows.Labels{0: 1, 15: 0x80}); errors.Join(err, e) != nil || got.Labels != want || !got.Labels.Has(127) {
+			t.Errorf("labels %x, error %v, want %x", got.Labels, errors.Join(err, e), want)
+		}
+		found, err := list(table, &flows.Filter{Labels: flows.Labels{15: 0x80}})
+		if len(found) != 1 || err != nil {
+			t.Errorf("found %d with label 127, error %v", len(found), err)
+		}
+	})
+}
+
+// TestDeleteIsOfThatEntry does not delete another entry that has come in the place of the one that was listed.
+func TestDeleteIsOfThatEntry(t *testing.T) {
+	inside(t, func() error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		f := numbered(1)
+		if err := table.Create(&f); err != nil {
+			return err
+		}
+		old, err := table.Get(f.Transport, f.Orig, 0)
+		if err != nil {
+			return err
+		}
+		if err := table.Delete(&old); err != nil {
+			return err
+		}
+		other := numbered(2) // in the old one's place in memory, of which ids are made (nf_ct_get_id)
+		for _, f := range []*flows.Flow{&other, &f} {
+			if err := table.Create(f); err != nil {
+				return err
+			}
+		}
+		if err := table.Delete(&old); !errors.Is(err, flows.ErrNotFound) {
+			t.Errorf("error %v, want ErrNotFound", err)
+		}
+		return table.Delete(&f)
+	})
 }

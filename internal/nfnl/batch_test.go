@@ -197,7 +197,7 @@ func TestEventsAllocate(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		w, err := Watch(GroupCTNew, GroupCTDestroy)
+		w, err := Watch(0, GroupCTNew, GroupCTDestroy)
 		if err != nil {
 			t.Error(err)
 			return
@@ -223,13 +223,13 @@ func TestEventsAllocate(t *testing.T) {
 				err = w.Wait()
 			}
 			if err == nil {
-				events, err = w.Receive(events[:0])
+				events, _, err = w.Receive(events[:0])
 			}
 			if err != nil {
 				t.Error(err)
 			}
 			for i := range events {
-				if ev := &events[i]; ev.Destroyed && ev.Connection.Orig == other.Orig {
+				if ev := &events[i]; ev.Kind == EventDestroy && ev.Connection.Orig == other.Orig {
 					seen++
 				}
 			}

@@ -5,15 +5,33 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Event is a change of the connection table. Lost says that events were lost before it (ENOBUFS), and nothing else.
+// EventKind says what an event tells.
+type EventKind uint8
+
+// What an event tells. EventLost: that events were lost before it, and nothing else.
+const (
+	EventLost EventKind = iota
+	EventNew
+	EventUpdate
+	EventDestroy
+)
+
+// Event is a change of the connection table.
 type Event struct {
-	Lost       bool
-	Destroyed  bool
+	Kind       EventKind
 	Connection Connection
+}
+
+// ExpectationEvent is a change of the table of expectations.
+type ExpectationEvent struct {
+	Kind        EventKind
+	Expectation Expectation
 }
 
 const (
@@ -21,7 +39,7 @@ const (
 	eventBatch  = 1024    // that Receive gives at once, at most, and one batch of the socket's more
 )
 
-// Events is a socket that receives events of the connection table. Receive is for one goroutine.
+// Events is a socket that receives events. Receive is for one goroutine.
 type Events struct {
 	s       *socket
 	f       *os.File // has the descriptor: who closes it ends who waits for it
@@ -34,14 +52,17 @@ type Events struct {
 	waiting []unix.PollFd
 }
 
-// Watch opens a socket in the calling thread's network namespace.
-func Watch(groups ...uint32) (*Events, error) {
+// Watch opens a socket in the calling thread's network namespace. buffer is how many bytes may wait in it; 0: 8 MiB.
+func Watch(buffer int, groups ...uint32) (*Events, error) {
 	s, err := openSocket()
 	if err != nil {
 		return nil, err
 	}
 	e := &Events{s: s, waiting: []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}}
-	err = s.readBuffer(eventBuffer)
+	if buffer == 0 {
+		buffer = eventBuffer
+	}
+	err = s.readBuffer(buffer)
 	for _, g := range groups {
 		if err == nil {
 			err = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g))
@@ -81,42 +102,110 @@ func (e *Events) isReady(uintptr) bool {
 	return n > 0
 }
 
-// Receive appends to dst what has happened until now, and does not wait.
-func (e *Events) Receive(dst []Event) ([]Event, error) {
-	for first := len(dst); len(dst)-first < eventBatch; {
-		err := e.raw.Control(e.take)
-		switch {
-		case err == nil && e.failed == nil:
-		case errors.Is(e.failed, unix.EAGAIN):
-			return dst, nil
-		case errors.Is(e.failed, unix.ENOBUFS):
+// Deadline ends a Wait at t with os.ErrDeadlineExceeded; zero: none does.
+func (e *Events) Deadline(t time.Time) error { return e.f.SetReadDeadline(t) }
+
+// Dropped is how many events the socket has lost since it was opened (SK_MEMINFO_DROPS). It is exact when Receive has
+// given all that was there: until then the kernel drops what comes (NETLINK_S_CONGESTED).
+func (e *Events) Dropped() (n uint32, err error) {
+	const drops = 8 // SK_MEMINFO_DROPS, linux/sock_diag.h
+	var info [drops + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	control := e.raw.Control(func(fd uintptr) {
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 {
+			err = os.NewSyscallError("getsockopt", errno)
+		}
+	})
+	return info[drops], errors.Join(err, control)
+}
+
+// Receive appends to dst what has happened to connections until now, and does not wait. all: there is nothing more.
+func (e *Events) Receive(dst []Event) (_ []Event, all bool, err error) {
+	first := len(dst)
+	for len(dst)-first < eventBatch && !all && err == nil {
+		var lost bool
+		if lost, all, err = e.receive(); lost {
 			dst = extend(dst)
-			dst[len(dst)-1].Lost = true
-			continue
-		default:
-			return dst, fmt.Errorf("receive conntrack events: %w", errors.Join(err, e.failed))
+			dst[len(dst)-1].Kind = EventLost
 		}
 		for i := range e.n {
 			data, whole := e.s.datagram(i)
 			if !whole {
 				dst = extend(dst)
-				dst[len(dst)-1].Lost = true
+				dst[len(dst)-1].Kind = EventLost
 				continue
 			}
 			for m := (messages{rest: data}); m.next(); {
-				if (m.typ != CTNew && m.typ != CTDelete) || len(m.data) < headerLen {
+				kind, ok := m.kind(CTNew, CTDelete)
+				if !ok {
 					continue
 				}
 				dst = extend(dst)
 				if ev := &dst[len(dst)-1]; ev.Connection.Parse(m.data[headerLen:]) == nil {
-					ev.Destroyed = m.typ == CTDelete
+					ev.Kind = kind
 				} else {
 					dst = dst[:len(dst)-1]
 				}
 			}
 		}
 	}
-	return dst, nil
+	return dst, all, err
+}
+
+// ReceiveExpectations is Receive for those of expectations.
+func (e *Events) ReceiveExpectations(dst []ExpectationEvent) (_ []ExpectationEvent, all bool, err error) {
+	first := len(dst)
+	for len(dst)-first < eventBatch && !all && err == nil {
+		var lost bool
+		if lost, all, err = e.receive(); lost {
+			dst = append(dst, ExpectationEvent{})
+		}
+		for i := range e.n {
+			data, _ := e.s.datagram(i)
+			for m := (messages{rest: data}); m.next(); {
+				ev := ExpectationEvent{}
+				var ok bool
+				if ev.Kind, ok = m.kind(ExpNew, ExpDelete); ok && ev.Expectation.Parse(m.data[headerLen:]) == nil {
+					dst = append(dst, ev)
+				}
+			}
+		}
+	}
+	return dst, all, err
+}
+
+// receive takes some datagrams, e.n. lost: others were lost before them; all: there are none.
+func (e *Events) receive() (lost, all bool, err error) {
+	err = e.raw.Control(e.take)
+	switch {
+	case err == nil && e.failed == nil:
+		return false, false, nil
+	case errors.Is(e.failed, unix.EAGAIN):
+		all = true
+	case errors.Is(e.failed, unix.ENOBUFS):
+		lost = true
+	default:
+		err = fmt.Errorf("receive conntrack events: %w", errors.Join(err, e.failed))
+	}
+	e.n = 0
+	return lost, all, err
+}
+
+// kind is what a message tells, which is of type made or gone.
+func (m *messages) kind(made, gone uint16) (k EventKind, ok bool) {
+	switch {
+	case len(m.data) < headerLen:
+		return 0, false
+	case m.typ == gone:
+		return EventDestroy, true
+	case m.typ == made && m.flags&unix.NLM_F_CREATE != 0:
+		return EventNew, true
+	case m.typ == made:
+		return EventUpdate, true
+	}
+	return 0, false
 }
 
 // extend appends an event. What was in its place before stays as far as Parse can use it.
@@ -124,8 +213,5 @@ func extend(dst []Event) []Event {
 	if len(dst) == cap(dst) {
 		return append(dst, Event{})
 	}
-	dst = dst[:len(dst)+1]
-	ev := &dst[len(dst)-1]
-	ev.Lost, ev.Destroyed = false, false
-	return dst
+	return dst[:len(dst)+1]
 }

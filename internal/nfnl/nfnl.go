@@ -67,7 +67,7 @@ const headerLen = 4
 
 // Family is the address family of a.
 func Family(a netip.Addr) uint8 {
-	if a.Is4() || a.Is4In6() {
+	if a.Is4() {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6

@@ -1,0 +1,169 @@
+package flows_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/flows"
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+)
+
+// shown is kinds, and what else is to be seen: states, flags, labels, a helper, odd addresses.
+func shown() []flows.Flow {
+	all := kinds()
+	port := uint16(2000)
+	next := func(tr helpers.Transport, change func(*flows.Flow)) {
+		f := plain(tr, fmt.Sprintf("192.0.2.1:%d", port), "198.51.100.9:9")
+		port++
+		change(&f)
+		all = append(all, f)
+	}
+	for state := range uint8(10) {
+		next(helpers.TCP, func(f *flows.Flow) { f.State = state })
+		next(unix.IPPROTO_SCTP, func(f *flows.Flow) { f.State, f.SCTPTags = min(state, 7), [2]uint32{1, 0xffffffff} })
+	}
+	for _, s := range []flows.Status{0, flows.StatusSeenReply, flows.StatusSeenReply | flows.StatusAssured, flows.StatusFixedTimeout} {
+		next(helpers.UDP, func(f *flows.Flow) { f.Status = s })
+	}
+	for _, m := range []uint32{1, 0x80000000, 0xffffffff} {
+		next(helpers.UDP, func(f *flows.Flow) { f.Mark, f.Timeout = m, 432000 })
+	}
+	for dir := range flows.ZoneReply + 1 {
+		next(helpers.UDP, func(f *flows.Flow) { f.Zone, f.ZoneDir = 65535, dir })
+	}
+	for _, tr := range []helpers.Transport{0, 2, 41, 47, 51, 89, 132, 136, 255} {
+		next(tr, func(f *flows.Flow) { f.State = 0 })
+	}
+	for _, labels := range [][]int{{0}, {1, 5}, {5, 64, 127}, {64}} {
+		next(helpers.TCP, func(f *flows.Flow) {
+			for _, bit := range labels {
+				f.Labels.Set(bit)
+			}
+		})
+	}
+	for _, a := range []string{"::1", "::1:0", "::203.0.113.1", "::ffff:192.0.2.1", "fe80::1", "2001:db8:0:1:0:1:0:1", "1::", "::2:0:0:0"} {
+		f := plain(helpers.UDP, "[2001:db8::1]:1", "[2001:db8::1]:2")
+		f.Orig.Dst = netip.AddrPortFrom(netip.MustParseAddr(a), 2)
+		all = append(all, f)
+	}
+	for _, helper := range []string{"ftp", "sane", "Q.931"} {
+		next(helpers.TCP, func(f *flows.Flow) { f.Helper = helper })
+	}
+	return all
+}
+
+// TestText compares each line, with all that can be shown beside, with that of conntrack(8).
+func TestText(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+	ns.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
+	useLabels(ns)
+	names := labelNames(t)
+	ns.Do(func() {
+		table, err := flows.Open()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer table.Close()
+		made := 0
+		for _, f := range shown() {
+			if err := table.Create(&f); err != nil {
+				t.Logf("left out: %v", err) // helpers that this kernel lacks, states that it does not take
+				continue
+			}
+			made++
+		}
+		if made < 60 {
+			t.Errorf("%d entries, want at least 60", made)
+		}
+		for _, tt := range []struct {
+			name  string
+			flags []string
+			o     flows.TextOptions
+		}{
+			{"plain", nil, flows.TextOptions{}},
+			{"extended", []string{"-o", "extended"}, flows.TextOptions{Layer3: true}},
+			{"id, times", []string{"-o", "id,ktimestamp"}, flows.TextOptions{ID: true, Timestamps: true}},
+			{"labels", []string{"-o", "labels"}, flows.TextOptions{Labels: func(bit int) string { return names[bit] }}},
+		} {
+			var theirs, ours []string
+			for range 5 { // a second may pass between the two
+				if theirs, err = listed(tt.flags); err == nil {
+					ours, err = texts(table, &tt.o)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if slices.Equal(theirs, ours) {
+					break
+				}
+			}
+			if len(theirs) != made {
+				t.Errorf("%s: conntrack lists %d of %d", tt.name, len(theirs), made)
+			}
+			for i := range min(len(theirs), len(ours)) {
+				if theirs[i] != ours[i] {
+					t.Errorf("%s:\n%q, not\n%q", tt.name, ours[i], theirs[i])
+				}
+			}
+		}
+	})
+}
+
+// listed is what conntrack -L prints of both families, sorted.
+func listed(flags []string) (all []string, err error) {
+	for _, family := range []string{"ipv4", "ipv6"} {
+		out, err := exec.Command("conntrack", append([]string{"-L", "-f", family}, flags...)...).Output()
+		if err != nil {
+			return nil, err
+		}
+		if len(out) > 0 {
+			all = append(all, strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")...)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func texts(table *flows.Table, o *flows.TextOptions) (all []string, err error) {
+	for f, err := range table.List(nil) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, string(f.AppendFormat(nil, o)))
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// labelNames are those that conntrack(8) knows; without the file none is named, and the option is of no use.
+func labelNames(t *testing.T) map[int]string {
+	names := map[int]string{}
+	text, err := os.ReadFile("/etc/xtables/connlabel.conf")
+	if err != nil {
+		t.Logf("labels have no names: %v", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var bit int
+		var name string
+		if n, _ := fmt.Sscan(line, &bit, &name); n == 2 {
+			names[bit] = name
+		}
+	}
+	return names
+}
+
+// useLabels has a rule use labels: without one entries have no room for them (nf_ct_labels_ext_add).
+func useLabels(ns *netnstest.NS) {
+	ns.Run("nft", "add table ip labels; add chain ip labels none; add rule ip labels none ct label set 1")
+}
