@@ -28,7 +28,7 @@ test-vm: ## Those that need a kernel, under Debian's, emulated; of the matrix ea
 	scripts/install
 	scripts/test vm -pairwise
 
-long: ## 10 minutes each fuzz target, 100,000 simulated cases, all tests under Debian's kernel, soak, benchmarks; a summary.
+long: ## 10 minutes each fuzz target, 100,000 simulated cases, a million messages of H.323, all tests under Debian's kernel, soak, benchmarks; a summary.
 	scripts/long
 
 soak: ## 15 minutes of 2,000 sessions, with kills, reloads and emptied tables. Needs root.

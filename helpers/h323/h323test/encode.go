@@ -46,7 +46,6 @@ type writer struct {
 	used   int // bits of the last byte; 0: all
 	path   []string
 	places []Place
-	rows   map[*wire.Row]bool // written, if somebody wants to know
 }
 
 // whole is the encoding: at least one byte (X.691, 11.1.3).
@@ -153,7 +152,7 @@ func (w *writer) small(n int) {
 
 // open writes what write writes as an open type, or an OCTET STRING of no certain length.
 func (w *writer) open(write func(*writer)) {
-	in := &writer{path: w.path, rows: w.rows}
+	in := &writer{path: w.path}
 	write(in)
 	w.string(in.whole(), in.places)
 }
@@ -266,9 +265,6 @@ func asV(t *wire.Type, v any) V {
 
 // row writes a component or an alternative.
 func (w *writer) row(r *wire.Row, v any) {
-	if w.rows != nil {
-		w.rows[r] = true
-	}
 	w.path = append(w.path, r.Name)
 	w.value(r.Type, v)
 	w.path = w.path[:len(w.path)-1]
@@ -277,7 +273,10 @@ func (w *writer) row(r *wire.Row, v any) {
 // addition writes r as an open type.
 func (w *writer) addition(r *wire.Row, v any) {
 	if r.Type == nil {
-		b, _ := v.([]byte)
+		b, ok := v.([]byte)
+		if !ok {
+			b = []byte{0} // NULL
+		}
 		w.string(b, nil)
 		return
 	}

@@ -2,6 +2,7 @@ package h323test
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/cthelperd/cthelperd/helpers/h323/wire"
@@ -10,15 +11,74 @@ import (
 // Random draws values of the tables' types.
 type Random struct {
 	*rand.Rand
-	// Strict draws only what the tables have types for: no skipped or unknown additions, and nothing that is long
-	// enough for fragments.
+	// Strict draws only what the tables have types for, no skipped or unknown additions, nothing that is long enough for
+	// fragments; and nothing that tshark 4.0 cannot read (SIGNED, INTEGERs of more than 4 bytes).
 	Strict bool
-	// Prefer are rows to draw, where a value may have them: what no other value has had yet.
-	Prefer map[*wire.Row]bool
+
+	path []*wire.Row // to be drawn, from the next type on
 }
 
-// Value draws a value of the type of that name.
-func (r *Random) Value(typ string) any { return r.value(wire.Lookup(typ), 0) }
+// Value draws a value of the type of that name, with the rows of path in it: one that Paths gave for this type, or nil.
+func (r *Random) Value(typ string, path []*wire.Row) any {
+	r.path = path
+	return r.value(wire.Lookup(typ), 0)
+}
+
+// Paths are ways from the type of that name to each row that Strict leaves.
+func Paths(typ string) (paths [][]*wire.Row) {
+	type way struct {
+		t    *wire.Type
+		path []*wire.Row
+	}
+	seen := map[*wire.Type]bool{}
+	for todo := []way{{wire.Lookup(typ), nil}}; len(todo) > 0; todo = todo[1:] {
+		w := todo[0]
+		for ; w.t.Of != nil; w.t = w.t.Of {
+		}
+		if seen[w.t] {
+			continue
+		}
+		seen[w.t] = true
+		for i := range w.t.Rows {
+			if r := &w.t.Rows[i]; plain(r) {
+				path := append(slices.Clip(w.path), r)
+				paths = append(paths, path)
+				todo = append(todo, way{r.Type, path})
+			}
+		}
+	}
+	return paths
+}
+
+// plain says whether a row is one of those that Strict leaves.
+func plain(r *wire.Row) bool {
+	return r.Type != nil && r.Type.Form != wire.Rest && r.Type.Name != "SIGNED" && r.Name != "cryptoSignedToken"
+}
+
+// next takes the row of t that the path goes along; nil: none.
+func (r *Random) next(t *wire.Type) *wire.Row {
+	if len(r.path) > 0 {
+		for i := range t.Rows {
+			if row := &t.Rows[i]; row == r.path[0] {
+				return row
+			}
+		}
+	}
+	return nil
+}
+
+// row draws a value of a row's type. Only the one on the path takes it further.
+func (r *Random) row(row *wire.Row, depth int) any {
+	path := r.path
+	if len(path) > 0 && path[0] == row {
+		r.path = path[1:]
+		defer func() { r.path = nil }()
+	} else {
+		r.path = nil
+		defer func() { r.path = path }()
+	}
+	return r.value(row.Type, depth+1)
+}
 
 // often says yes less often the deeper it is asked.
 func (r *Random) often(depth int) bool { return r.IntN(10) < 6-depth/4 }
@@ -31,6 +91,9 @@ func (r *Random) value(t *wire.Type, depth int) any {
 		return r.choice(t, depth)
 	case wire.List:
 		n := r.IntN(3)
+		if len(r.path) > 0 {
+			n = max(n, 1)
+		}
 		if t.Hi >= 0 {
 			n = min(n, int(t.Hi))
 		}
@@ -49,7 +112,11 @@ func (r *Random) value(t *wire.Type, depth int) any {
 		}
 		return int(n)
 	case wire.Integer:
-		return int(t.Lo) + r.IntN(1<<r.IntN(40))
+		bits := r.IntN(40)
+		if r.Strict {
+			bits %= 31
+		}
+		return int(t.Lo) + r.IntN(1<<bits)
 	case wire.Boolean:
 		return r.IntN(2) == 0
 	case wire.Enumerated, wire.Nulls:
@@ -104,16 +171,17 @@ func (r *Random) string(t *wire.Type) any {
 
 func (r *Random) sequence(t *wire.Type, depth int) any {
 	v := V{}
+	on := r.next(t)
 	for i := range t.Rows {
 		row := &t.Rows[i]
 		added := i >= t.Root
 		switch {
-		case row.Type == nil && r.Strict:
-		case r.Prefer[row], !added && !row.Optional, r.often(depth):
+		case r.Strict && !plain(row):
+		case row == on, !added && !row.Optional, r.often(depth):
 			if row.Type == nil {
 				v[row.Name] = r.octets(1 + r.IntN(30))
 			} else {
-				v[row.Name] = r.value(row.Type, depth+1)
+				v[row.Name] = r.row(row, depth)
 			}
 		}
 	}
@@ -134,23 +202,15 @@ func (r *Random) sequence(t *wire.Type, depth int) any {
 }
 
 func (r *Random) choice(t *wire.Type, depth int) any {
-	if t.Extensible && !r.Strict && r.IntN(12) == 0 {
+	row := r.next(t)
+	if row == nil && t.Extensible && !r.Strict && r.IntN(12) == 0 {
 		return V{"+" + strconv.Itoa(r.IntN(80)): r.octets(1 + r.IntN(40))}
 	}
-	for range 100 {
-		row := &t.Rows[r.IntN(len(t.Rows))]
-		for i := range t.Rows {
-			if r.Prefer[&t.Rows[i]] {
-				row = &t.Rows[i]
-			}
-		}
-		switch {
-		case row.Type == nil && r.Strict:
-		case row.Type == nil:
-			return V{row.Name: r.octets(1 + r.IntN(30))}
-		default:
-			return V{row.Name: r.value(row.Type, depth+1)}
-		}
+	for row == nil || r.Strict && !plain(row) {
+		row = &t.Rows[r.IntN(len(t.Rows))]
 	}
-	panic("nothing of " + t.Name + " to draw")
+	if row.Type == nil {
+		return V{row.Name: r.octets(1 + r.IntN(30))}
+	}
+	return V{row.Name: r.row(row, depth)}
 }

@@ -27,7 +27,7 @@ type V = h323test.V
 func TestRandomMessages(t *testing.T) {
 	var got wire.Message
 	for seed := *first; seed < *first+uint64(*messages); seed++ {
-		x := draw(seed, false)
+		x := draw(seed)
 		if err := x.read(&got); err != nil {
 			t.Fatalf("seed %d: %v\n%s\n%x", seed, err, x.typ, x.b)
 		}
@@ -50,13 +50,20 @@ type drawn struct {
 	places []h323test.Place
 }
 
+// tops are the types of whole messages.
+var tops = []string{"RasMessage", "H323-UserInformation", "MultimediaSystemControlMessage"}
+
 // draw makes the message of a seed.
-func draw(seed uint64, strict bool) drawn {
-	rnd := &h323test.Random{Rand: rand.New(rand.NewPCG(seed, 0)), Strict: strict}
-	x := drawn{typ: [...]string{"RasMessage", "H323-UserInformation", "MultimediaSystemControlMessage"}[rnd.IntN(3)]}
-	x.value = rnd.Value(x.typ).(V)
-	x.b, x.places = h323test.Encode(x.typ, x.value)
-	if x.typ == "H323-UserInformation" {
+func draw(seed uint64) drawn {
+	rnd := &h323test.Random{Rand: rand.New(rand.NewPCG(seed, 0))}
+	return write(rnd, tops[rnd.IntN(len(tops))], nil)
+}
+
+// write draws a message and writes it.
+func write(rnd *h323test.Random, typ string, path []*wire.Row) drawn {
+	x := drawn{typ: typ, value: rnd.Value(typ, path).(V)}
+	x.b, x.places = h323test.Encode(typ, x.value)
+	if typ == "H323-UserInformation" {
 		head := []byte{8, 2, 0x81, 2, 5, 0x7e, byte((len(x.b) + 1) >> 8), byte(len(x.b) + 1), 5}
 		for i := range x.places {
 			x.places[i].Off += len(head)

@@ -549,6 +549,7 @@ var h245 = []definition{
 		{"v76LogicalChannelParameters", "V76LogicalChannelParameters", 0},
 		{"...", "", 0},
 		{"h2250LogicalChannelParameters", "H2250LogicalChannelParameters", 0},
+		{"none", "", 0},
 	}},
 	{"OpenLogicalChannel.reverseLogicalChannelParameters.multiplexParameters", Choice, []row{
 		{"h223LogicalChannelParameters", "H223LogicalChannelParameters", 0},
