@@ -444,10 +444,7 @@ func said(h helpers.Helper, s *Script) error {
 		if err := p.feed(say); err != nil {
 			return err
 		}
-		got := p.all.lines(h)
-		for _, err := range p.errs {
-			got = append(got, fmt.Sprintf("error %q", err))
-		}
+		got := p.said()
 		if outputs && !slices.Equal(got, say.Want) {
 			return p.broken(Said, "the last segment gave\n\t= %s\nthe script says\n\t= %s",
 				strings.Join(got, "\n\t= "), strings.Join(say.Want, "\n\t= "))

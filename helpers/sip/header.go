@@ -21,7 +21,6 @@ const (
 	fieldContentLength
 	fieldContentType
 	fieldContentEncoding
-	fieldReplaces
 	fieldURI // one of those in which addresses stand that nothing depends on
 )
 
@@ -80,15 +79,10 @@ func fieldOf(name []byte) field {
 			return is("expires", fieldExpires)
 		}
 	case len("refer-to"):
-		switch lower(name[2]) {
-		case 'f':
+		if lower(name[2]) == 'f' {
 			return is("refer-to", fieldURI)
-		case 'p':
-			if lower(name[3]) == 'l' && lower(name[4]) == 'a' {
-				return is("replaces", fieldReplaces)
-			}
-			return is("reply-to", fieldURI)
 		}
+		return is("reply-to", fieldURI)
 	case len("referred-by"):
 		return is("referred-by", fieldURI)
 	case len("content-type"):
@@ -168,8 +162,6 @@ func (m *message) header(b []byte, line span) error {
 		return m.once(seenType)
 	case fieldContentEncoding:
 		m.encoded = m.encoded || !fold(b[s.at:s.end], "identity")
-	case fieldReplaces:
-		m.replaces = true
 	}
 	return nil
 }
@@ -225,13 +217,18 @@ func (m *message) readCSeq(s *scanner) bool {
 }
 
 func (m *message) readLength(s *scanner) error {
-	m.lengthAt = span{s.at, s.end}
+	if m.seen&seenLength != 0 {
+		m.unframed = true
+		return errTwice
+	}
+	m.seen |= seenLength
 	n, ok := number(s.b[s.at:s.end], 1<<30)
 	if !ok {
+		m.unframed = true
 		return errLength
 	}
-	m.length = int(n)
-	return m.once(seenLength)
+	m.length, m.lengthAt = int(n), span{s.at, s.end}
+	return nil
 }
 
 // seconds reads a number of seconds; -1: it is none. More than a kernel's timer takes is as good as for ever.

@@ -26,7 +26,7 @@ var (
 	errVersion = errors.New("another version of SIP")
 	errStatus  = errors.New("status is not 100 to 699")
 	errHead    = errors.New("headers without an end")
-	errMissing = errors.New("From, To, Call-ID or CSeq is missing")
+	errMissing = errors.New("no From, To, Call-ID or CSeq")
 	errTwice   = errors.New("a header that must be alone stands there twice")
 	errCSeq    = errors.New("malformed CSeq")
 	errLength  = errors.New("malformed Content-Length")
@@ -57,7 +57,7 @@ type message struct {
 	length   int  // Content-Length; -1: none
 	lengthAt span // its digits
 	star     bool // Contact: *
-	replaces bool
+	unframed bool // Content-Length is malformed, or there are several that differ
 
 	contentType span
 	encoded     bool // Content-Encoding other than identity: the body is not read
@@ -104,29 +104,41 @@ func (m *message) reset() {
 // failure is a refusal at a place.
 func failure(off int, err error) error { return &helpers.ParseError{Off: off, Err: err} }
 
-// parse reads the message that begins at b[off]. b ends with the datagram or, of a stream, with the message. An error
-// is a *helpers.ParseError; then nothing of m counts.
+// parse reads the message that begins at b[off] and is all of the rest but for what is behind its Content-Length. An
+// error is a *helpers.ParseError; then nothing of m counts.
 func (m *message) parse(b []byte, off int) error {
 	if err := m.parseHead(b, off); err != nil {
 		return err
 	}
-	m.body = span{m.head.end, len(b)}
-	if m.length >= 0 {
-		if m.length > m.body.end-m.body.off {
-			return failure(off, errShort)
-		}
-		m.body.end = m.body.off + m.length
+	end := m.end(b)
+	if end > len(b) {
+		return failure(off, errShort)
 	}
+	return m.parseBody(b[:end])
+}
+
+// end is where the message ends that has its head in b: that of a datagram without Content-Length with the datagram.
+func (m *message) end(b []byte) int {
+	if m.length < 0 {
+		return len(b)
+	}
+	return m.head.end + m.length
+}
+
+// parseBody reads the body, which is what b has behind the head.
+func (m *message) parseBody(b []byte) error {
+	m.body = span{m.head.end, len(b)}
 	m.whole.end = m.body.end
 	m.readBody(b)
 	return m.crowded()
 }
 
-// parseHead reads start line and headers.
+// parseHead reads start line and headers up to the empty line. After an error the message can be stepped over still, if
+// the headers have an end.
 func (m *message) parseHead(b []byte, off int) error {
 	m.reset()
 	at, err := m.startLine(b, off)
-	if err != nil {
+	if errors.Is(err, errStart) {
 		return err
 	}
 	for {
@@ -148,14 +160,16 @@ func (m *message) parseHead(b []byte, off int) error {
 			end = next + n
 			next = end + 1
 		}
-		if err := m.header(b, span{at, end}); err != nil {
-			return failure(at, err)
+		if wrong := m.header(b, span{at, end}); wrong != nil && err == nil {
+			err = failure(at, wrong)
 		}
 		at = next
 	}
 	m.whole = span{off, m.head.end}
 	m.body = span{m.head.end, m.head.end}
 	switch {
+	case err != nil:
+		return err
 	case m.seen&seenMandatory != seenMandatory:
 		return failure(off, errMissing)
 	case m.callID.empty():

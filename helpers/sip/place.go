@@ -253,5 +253,13 @@ func (m *message) readAddress(s *scanner, k kind) uri {
 	return m.readURI(s.b, span{from, s.at}.trimmed(s.b), k)
 }
 
+// withPort is a, with a port if it has none.
+func withPort(a netip.AddrPort, port uint16) netip.AddrPort {
+	if a.Port() == 0 {
+		return netip.AddrPortFrom(a.Addr(), port)
+	}
+	return a
+}
+
 // portOnly is a port of an address that is not known.
 func portOnly(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, port) }

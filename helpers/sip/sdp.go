@@ -24,7 +24,9 @@ type media struct {
 	kind       mediaKind
 	count      int // ports, as in port/count
 	setup      setup
+	name       span // audio, video …
 	mux        bool // a=rtcp-mux
+	muxOnly    bool // a=rtcp-mux-only (RFC 8858)
 	bundleOnly bool // a=bundle-only
 	bundled    bool // of a BUNDLE group, but not its first (RFC 9143)
 	ice        bool // it has candidates
@@ -269,10 +271,9 @@ func (d *description) connectionLine(s *scanner) {
 
 // mediaLine reads "audio 49170/2 RTP/AVP 0".
 func (d *description) mediaLine(s *scanner) {
-	s.word() // audio, video …
 	d.current = len(d.m.media)
 	x := media{
-		body: d.index, line: len(d.m.places), connection: d.body().connection, rtcp: -1, count: 1, setup: d.body().setup,
+		name: s.word(), body: d.index, line: len(d.m.places), connection: d.body().connection, rtcp: -1, count: 1, setup: d.body().setup,
 	}
 	p := d.newPlace(mediaPort)
 	p.port = s.word()
@@ -333,6 +334,10 @@ func (d *description) attribute(s *scanner) {
 	case "rtcp-mux":
 		if x != nil {
 			x.mux = true
+		}
+	case "rtcp-mux-only":
+		if x != nil {
+			x.mux, x.muxOnly = true, true
 		}
 	case "candidate":
 		if x != nil {

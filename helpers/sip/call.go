@@ -1,0 +1,352 @@
+package sip
+
+import (
+	"slices"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+const (
+	maxDialogs = 8   // of a call that forks
+	maxOpen    = 4   // INVITE transactions of a call that are followed
+	maxParts   = 128 // end points of a call that are remembered
+	maxLines   = 256 // m= lines of a session description that are read
+)
+
+// call is an entry of the table: a call, that is, all dialogs that one INVITE leads to (RFC 3261, section 12); or a
+// registration.
+type call struct {
+	key          key
+	hash         uint64
+	older, newer int32 // in the table's order of use
+	live         bool
+
+	id      uint64 // Group.ID
+	lastID  uint16 // Group.Part of the latest part
+	parts   []part
+	dialogs []dialog
+
+	open  [maxOpen]transaction // INVITEs without a final answer that would begin the call
+	asked [2]requests          // by host
+	// generation counts the session descriptions that a host has sent one after the other, and which is the latest.
+	generation [2]uint16
+	latest     [2]exchange
+	offered    [2]bool // the latest is an offer without an answer
+
+	// Of a registration.
+	cseq    uint32
+	expires int32 // asked for; -1: nothing
+	clears  bool  // Contact: *
+}
+
+// dialog is one by the tag of the called side.
+type dialog struct {
+	tag       uint64
+	confirmed bool // by a 2xx
+}
+
+// transaction is an INVITE that waits for its final answer, by the branch of its Via; zero: none.
+type transaction struct {
+	branch uint64
+	cseq   uint32
+}
+
+// requests are the latest ones of a host that may carry an offer.
+type requests struct {
+	invite, other       uint32 // CSeq of the INVITE, and of the UPDATE or PRACK
+	inviteSDP, otherSDP bool   // it offered something
+	answers             bool   // the PRACK answered something
+}
+
+// exchange names a session description: repeated, it is the same.
+type exchange struct {
+	method method
+	answer bool // it came in a response
+	cseq   uint32
+}
+
+// part is an end point that was announced, or that is known: a Group.Part.
+type part struct {
+	endPoint
+	id         uint16
+	owner      host
+	line       uint8 // m= line that it belongs to
+	role       role
+	quiet      bool // known, but not announced: nobody connects to it
+	paired     bool
+	dialog     uint64
+	born, seen uint16 // generations of its owner
+
+	// Of a registration.
+	asked  int32  // seconds; -1: the contact does not say
+	user   uint64 // of its URI
+	secure bool
+}
+
+// role is what an end point of an m= line is for.
+type role uint8
+
+const (
+	streamRole role = iota // the line's own port
+	rtcpRole
+	candidateRole
+)
+
+// callKey is the key of the call that a message belongs to, if its sender began it, or else its reader.
+func callKey(m *message, b []byte, by host, sender bool) key {
+	requester := by // who sent the request that the message is or answers
+	if m.status > 0 {
+		requester = by.other()
+	}
+	k := key{callID: m.callID.of(b), caller: by}
+	if !sender {
+		k.caller = by.other()
+	}
+	if k.caller == requester {
+		k.tag = tagOf(m.fromTag.of(b))
+	} else {
+		k.tag = tagOf(m.toTag.of(b))
+	}
+	return k
+}
+
+// inCall carries out a message of a method that belongs to calls.
+func (s *session) inCall(seg *helpers.Segment, m *message, out *helpers.Result) {
+	b := seg.Data
+	if m.callID.len() > maxCallID {
+		s.fail(m.callID.off, errCallIDLong)
+		return
+	}
+	by := hostOf(seg.Flow, seg.Dir)
+	requester := by
+	if m.status > 0 {
+		requester = by.other()
+	}
+	// Most messages belong to calls of the side that sent the request.
+	k := callKey(m, b, by, requester == by)
+	c := s.table.find(s.all.seed, &k)
+	if c == nil && !m.toTag.empty() {
+		back := callKey(m, b, by, requester != by)
+		c = s.table.find(s.all.seed, &back)
+	}
+	if c == nil {
+		if !m.begins() {
+			return
+		}
+		if c = s.begin(&k, m, out); c == nil {
+			return
+		}
+	}
+	tag := tagOf(m.toTag.of(b)) // of the called side
+	if c.key.caller != requester {
+		tag = tagOf(m.fromTag.of(b))
+	}
+	if m.status > 0 {
+		s.response(seg, m, c, by, tag, out)
+	} else {
+		s.request(seg, m, c, by, tag, out)
+	}
+}
+
+// begins tells whether a message may be the first of a call that is seen.
+func (m *message) begins() bool {
+	switch m.method {
+	case invite, update, prack, ack:
+		return m.status == 0 && (m.method == invite && m.toTag.empty() || len(m.media) > 0) ||
+			m.status > 100 && m.status < 300 && len(m.media) > 0
+	}
+	return false
+}
+
+// begin makes room for a call.
+func (s *session) begin(k *key, m *message, out *helpers.Result) *call {
+	if s.table.used >= int(s.all.Calls) {
+		s.fail(m.callID.off, errTooManyCalls)
+		s.forget(&s.table.entries[s.table.oldest], out)
+	}
+	c := s.table.add(s.all.seed, k)
+	s.last++
+	c.id = s.last
+	return c
+}
+
+// forget cancels all of a call.
+func (s *session) forget(c *call, out *helpers.Result) {
+	if slices.ContainsFunc(c.parts, func(p part) bool { return !p.quiet }) {
+		out.Cancel = append(out.Cancel, helpers.Group{ID: c.id})
+	}
+	s.table.remove(c)
+}
+
+func (s *session) request(seg *helpers.Segment, m *message, c *call, by host, tag uint64, out *helpers.Result) {
+	r := &c.asked[by]
+	has := len(m.media) > 0
+	switch m.method {
+	case invite:
+		r.invite, r.inviteSDP = m.cseq, has
+		if tag == 0 {
+			c.opened(transaction{branchOf(m, seg.Data), m.cseq})
+		}
+		if has {
+			s.described(seg, m, c, by, tag, false, false, out)
+		}
+	case update:
+		r.other, r.otherSDP, r.answers = m.cseq, has, false
+		if has {
+			s.described(seg, m, c, by, tag, false, false, out)
+		}
+	case prack:
+		if r.other != m.cseq {
+			r.answers = has && c.offered[by.other()]
+		}
+		r.other, r.otherSDP = m.cseq, has && !r.answers
+		if has {
+			s.described(seg, m, c, by, tag, r.answers, r.answers, out)
+		}
+	case ack:
+		if has {
+			s.described(seg, m, c, by, tag, true, true, out)
+		}
+	case bye:
+		s.hangUp(c, tag, out)
+	case cancel:
+		if c.answered(transaction{branchOf(m, seg.Data), m.cseq}) && !c.alive() {
+			s.forget(c, out)
+		}
+	}
+}
+
+func (s *session) response(seg *helpers.Segment, m *message, c *call, by host, tag uint64, out *helpers.Result) {
+	r := &c.asked[by.other()]
+	final := m.status >= 200
+	has := len(m.media) > 0
+	switch m.method {
+	case invite:
+		switch {
+		case m.status >= 300:
+			s.failedInvite(seg, m, c, by, tag, out)
+			return
+		case m.status == 100:
+			return
+		}
+		called := by != c.key.caller
+		if called && tag != 0 {
+			d := c.dialog(tag)
+			if d != nil && final {
+				d.confirmed = true
+				c.answered(transaction{branchOf(m, seg.Data), m.cseq})
+			}
+		}
+		answers := r.inviteSDP && r.invite == m.cseq
+		if has {
+			s.described(seg, m, c, by, tag, answers, answers && final, out)
+		} else if final && answers {
+			s.settle(c, tag, out)
+		}
+	case update, prack:
+		switch {
+		case m.status >= 300 && r.other == m.cseq && r.otherSDP:
+			s.revert(c, by.other(), exchange{m.method, false, m.cseq}, out)
+		case has && final && m.status < 300:
+			s.described(seg, m, c, by, tag, r.otherSDP && r.other == m.cseq, true, out)
+		}
+	}
+}
+
+// branchOf stands for a transaction (RFC 3261, section 17.1.3); peers of RFC 2543 have the CSeq alone.
+func branchOf(m *message, b []byte) uint64 {
+	if m.branch.empty() {
+		return 1
+	}
+	return tagOf(m.branch.of(b))
+}
+
+// opened notes an INVITE that begins the call, or begins it anew on another branch.
+func (c *call) opened(t transaction) {
+	free := 0
+	for i, o := range c.open {
+		switch {
+		case o == t:
+			return
+		case o == transaction{}:
+			free = i
+		}
+	}
+	c.open[free] = t
+}
+
+// answered takes an INVITE out of those that wait, and tells whether it was among them.
+func (c *call) answered(t transaction) bool {
+	for i, o := range c.open {
+		if o == t {
+			c.open[i] = transaction{}
+			return true
+		}
+	}
+	return false
+}
+
+// alive tells whether the call may go on: an INVITE waits for its answer, or a dialog is confirmed.
+func (c *call) alive() bool {
+	return slices.ContainsFunc(c.open[:], func(t transaction) bool { return t != transaction{} }) ||
+		slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.confirmed })
+}
+
+// failedInvite carries out a final answer over 299.
+func (s *session) failedInvite(seg *helpers.Segment, m *message, c *call, by host, tag uint64, out *helpers.Result) {
+	t := transaction{branchOf(m, seg.Data), m.cseq}
+	if c.answered(t) {
+		s.endDialog(c, tag, out)
+		return
+	}
+	if r := &c.asked[by.other()]; r.invite == m.cseq && r.inviteSDP { // of a re-INVITE: all stays as it was
+		s.revert(c, by.other(), exchange{invite, false, m.cseq}, out)
+	}
+}
+
+// dialog is the one of a tag, a new one if need be; nil: there are too many.
+func (c *call) dialog(tag uint64) *dialog {
+	for i := range c.dialogs {
+		if c.dialogs[i].tag == tag {
+			return &c.dialogs[i]
+		}
+	}
+	if len(c.dialogs) == maxDialogs {
+		return nil
+	}
+	c.dialogs = append(c.dialogs, dialog{tag: tag})
+	return &c.dialogs[len(c.dialogs)-1]
+}
+
+// hangUp carries out a BYE. One of a dialog that is not known is not believed if there are others.
+func (s *session) hangUp(c *call, tag uint64, out *helpers.Result) {
+	if len(c.dialogs) == 0 || slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.tag == tag }) {
+		s.endDialog(c, tag, out)
+	}
+}
+
+// endDialog takes down what the called side of a dialog has announced, or all if nothing else keeps the call alive.
+func (s *session) endDialog(c *call, tag uint64, out *helpers.Result) {
+	c.dialogs = slices.DeleteFunc(c.dialogs, func(d dialog) bool { return d.tag == tag })
+	if !c.alive() {
+		s.forget(c, out)
+		return
+	}
+	c.drop(out, func(p *part) bool { return p.owner != c.key.caller && p.dialog == tag })
+}
+
+// drop cancels and forgets parts.
+func (c *call) drop(out *helpers.Result, dead func(*part) bool) {
+	kept := c.parts[:0]
+	for i := range c.parts {
+		p := &c.parts[i]
+		if !dead(p) {
+			kept = append(kept, *p)
+		} else if !p.quiet {
+			out.Cancel = append(out.Cancel, p.group(c))
+		}
+	}
+	c.parts = kept
+}
+
+func (p *part) group(c *call) helpers.Group { return helpers.Group{ID: c.id, Part: uint64(p.id)} }

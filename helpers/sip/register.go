@@ -1,0 +1,160 @@
+package sip
+
+import (
+	"time"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// maxContacts bounds the contacts of a registration.
+const maxContacts = 16
+
+// register carries out REGISTER and its answers (RFC 3261, section 10). The request only reserves: whether the contact
+// is registered, and for how long, is for the registrar to say.
+func (s *session) register(seg *helpers.Segment, m *message, out *helpers.Result) {
+	if m.callID.len() > maxCallID {
+		s.fail(m.callID.off, errCallIDLong)
+		return
+	}
+	by := hostOf(seg.Flow, seg.Dir)
+	k := key{callID: m.callID.of(seg.Data), caller: by, register: true}
+	if m.status > 0 {
+		k.caller = by.other()
+	}
+	c := s.table.find(s.all.seed, &k)
+	switch {
+	case m.status == 0:
+		s.registering(seg, m, c, &k, out)
+	case c != nil && m.status >= 200 && m.status < 300 && c.cseq == m.cseq:
+		s.registered(seg, m, c, out)
+	}
+}
+
+// contactEnd is the end point that a contact names; false: none that packets can be sent to.
+func contactEnd(f *helpers.Flow, m *message, c *contact) (end endPoint, ok bool) {
+	if c.place < 0 {
+		return end, false
+	}
+	p := &m.places[c.place]
+	if !p.addr.Addr().IsValid() || p.addr.Addr().IsUnspecified() || p.addr.Addr().IsMulticast() {
+		return end, false
+	}
+	end = endPoint{withPort(p.addr, signalPort), c.transport}
+	if c.secure {
+		end = endPoint{withPort(p.addr, securePort), helpers.TCP}
+	}
+	if end.transport == 0 {
+		end.transport = f.Transport
+	}
+	return end, true
+}
+
+// registering reserves what a REGISTER names.
+func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key, out *helpers.Result) {
+	if c == nil {
+		if len(m.contacts) == 0 {
+			return // a question, or the end of what is not known
+		}
+		if c = s.begin(k, m, out); c == nil {
+			return
+		}
+	}
+	c.cseq, c.expires, c.clears = m.cseq, int32(min(m.expires, 1<<31-1)), m.star
+	for i := range m.contacts {
+		x := &m.contacts[i]
+		end, ok := contactEnd(seg.Flow, m, x)
+		if !ok {
+			continue
+		}
+		p := c.contact(end)
+		if p == nil {
+			if x.expires == 0 || x.expires < 0 && m.expires == 0 {
+				continue
+			}
+			if len(c.parts) == maxContacts {
+				s.fail(x.whole.off, errContacts)
+				return
+			}
+			p = c.addPart(part{endPoint: end, owner: k.caller})
+		}
+		p.asked, p.user, p.secure = int32(min(x.expires, 1<<31-1)), tagOf(x.user.of(seg.Data)), x.secure
+		e := s.registration(seg.Flow, c, p)
+		e.Reserve = true
+		m.places[x.place].expect = int16(len(out.Expect))
+		out.Expect = append(out.Expect, e)
+	}
+}
+
+// contact is the part of an end point; nil: none.
+func (c *call) contact(end endPoint) *part {
+	for i := range c.parts {
+		if c.parts[i].endPoint == end {
+			return &c.parts[i]
+		}
+	}
+	return nil
+}
+
+// registration is the announcement of a contact.
+func (s *session) registration(f *helpers.Flow, c *call, p *part) helpers.Expectation {
+	owner := dirOf(f, p.owner)
+	e := helpers.Expectation{
+		Class: classSignalling, Transport: p.transport, Owner: owner, To: p.to, Permanent: true, Helper: name,
+		Group: p.group(c), Note: "contact",
+	}
+	if s.all.Incoming == "registrar" {
+		e.From = peerFrom(f, owner, f.Peer(owner).Addr())
+	}
+	if p.secure {
+		e.Helper = "" // nobody can read it
+	}
+	return e
+}
+
+// registered opens what the registrar has granted, and closes what it has not.
+func (s *session) registered(seg *helpers.Segment, m *message, c *call, out *helpers.Result) {
+	var closed [maxContacts]bool
+	for i := range c.parts {
+		p := &c.parts[i]
+		seconds := c.grant(seg, m, p, int(s.all.Expires))
+		if seconds == 0 {
+			closed[i] = true
+			continue
+		}
+		e := s.registration(seg.Flow, c, p)
+		e.Timeout = min(time.Duration(seconds)*time.Second, maxGranted)
+		out.Expect = append(out.Expect, e)
+	}
+	i := -1
+	c.drop(out, func(*part) bool {
+		i++
+		return closed[i]
+	})
+	if len(c.parts) == 0 {
+		s.table.remove(c)
+	}
+}
+
+// grant is for how many seconds a contact is registered by an answer: its expires parameter, the header, what was
+// asked for, or the default. A registrar lists all contacts that are; one that lists none is believed to do what was
+// asked.
+func (c *call) grant(seg *helpers.Segment, m *message, p *part, byDefault int) int {
+	listed, granted := false, -1
+	for i := range m.contacts {
+		x := &m.contacts[i]
+		end, ok := contactEnd(seg.Flow, m, x)
+		same := ok && end == p.endPoint
+		if same || !listed && p.user != 0 && tagOf(x.user.of(seg.Data)) == p.user { // the address may be a NAT's
+			listed, granted = true, x.expires
+		}
+	}
+	if !listed && (len(m.contacts) > 0 || c.clears) {
+		return 0
+	}
+	for _, n := range [...]int{granted, m.expires, int(p.asked), int(c.expires)} {
+		if n >= 0 {
+			return n
+		}
+	}
+	return byDefault
+}
