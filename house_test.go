@@ -47,9 +47,9 @@ var allowed = map[string][]string{
 		"helpers", "helpers/ftp", "expect", "internal/nfnl", "internal/rules",
 	},
 	"pcaps":         {"helpers", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture"},
-	"pcaps/make":    {"helpers", "helpers/ftp", "pcaps", "internal/capture"},
-	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp"},
-	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp"},
+	"pcaps/make":    {"helpers", "helpers/ftp", "helpers/h323/h323test", "pcaps", "internal/capture"},
+	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp", "helpers/h323"},
+	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp", "helpers/h323"},
 }
 
 // testOnly are imported by tests alone.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/daemon"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
+	"github.com/cthelperd/cthelperd/helpers/h323"
 )
 
-func main() { os.Exit(daemon.Main(ftp.Protocol())) }
+func main() { os.Exit(daemon.Main(ftp.Protocol(), h323.Protocol())) }

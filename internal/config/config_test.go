@@ -14,6 +14,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
+	"github.com/cthelperd/cthelperd/helpers/h323"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
 )
@@ -90,11 +91,11 @@ func prefixEqual(a, b netip.Prefix) bool { return a == b }
 
 // The example explains every key and writes the default down: loading it changes nothing but makes it explicit.
 func TestExample(t *testing.T) {
-	cfg, err := config.Load("../../contrib/cthelperd.yaml", protocols(nil))
+	cfg, err := config.Load("../../contrib/cthelperd.yaml", []helpers.Protocol{ftp.Protocol(), h323.Protocol()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(standard(), ports(cfg)); diff != "" {
+	if diff := cmp.Diff(map[string][]uint16{"ftp": {21}, "ras": {1719}, "q931": {1720}, "h245": nil}, ports(cfg)); diff != "" {
 		t.Errorf("ports (-want +got):\n%s", diff)
 	}
 	want := engine.Limits{PerPeer: 512, Total: 1024, Rate: 256, Flows: 1 << 20}
@@ -106,7 +107,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
-		"helpers", "enabled", "ports", "policy", "late", "foreign", "min-port", "limits", "per-peer", "total", "rate", "flows",
+		"helpers", "enabled", "ports", "calls", "media", "registration", "policy", "late", "foreign", "min-port", "limits", "per-peer", "total", "rate", "flows",
 		"queue", "number", "count", "length", "buffer", "driver", "rules", "older", "fail", "state", "log", "format", "level",
 	} {
 		if !strings.Contains(string(text), key+":") {
