@@ -48,8 +48,8 @@ var allowed = map[string][]string{
 	},
 	"pcaps":         {"helpers", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture"},
 	"pcaps/make":    {"helpers", "helpers/ftp", "helpers/h323/h323test", "pcaps", "internal/capture"},
-	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp", "helpers/h323"},
-	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp", "helpers/h323"},
+	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp", "helpers/h323", "helpers/sip"},
+	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp", "helpers/h323", "helpers/sip"},
 }
 
 // testOnly are imported by tests alone.

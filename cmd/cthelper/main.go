@@ -7,6 +7,7 @@ import (
 	"github.com/cthelperd/cthelperd/cli"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/helpers/h323"
+	"github.com/cthelperd/cthelperd/helpers/sip"
 )
 
-func main() { os.Exit(cli.Main(ftp.Protocol(), h323.Protocol())) }
+func main() { os.Exit(cli.Main(ftp.Protocol(), sip.Protocol(), h323.Protocol())) }

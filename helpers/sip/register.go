@@ -116,7 +116,7 @@ func (s *session) registered(seg *helpers.Segment, m *message, c *call, out *hel
 	var closed [maxContacts]bool
 	for i := range c.parts {
 		p := &c.parts[i]
-		seconds := c.grant(seg, m, p, int(s.all.Expires))
+		seconds := c.grant(seg, m, p, int(s.all.Registration/time.Second))
 		if seconds == 0 {
 			closed[i] = true
 			continue

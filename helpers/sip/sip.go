@@ -35,19 +35,19 @@ type Options struct {
 	Incoming string `yaml:"incoming"`
 	// ICE announces the candidates of a session description too, the sender's own and server-reflexive ones.
 	ICE bool `yaml:"ice"`
-	// Expires is for how many seconds a registration is granted whose answer does not say (RFC 3261, section 10.2).
-	Expires uint32 `yaml:"expires"`
+	// Registration is how long a registration holds if neither request nor answer says so.
+	Registration time.Duration `yaml:"registration"`
 	// Calls is how many calls and registrations between two hosts are followed at once.
-	Calls uint32 `yaml:"calls"`
+	Calls uint32 `yaml:"max-calls"`
 	// Media is how many end points one message may announce.
-	Media uint32 `yaml:"media"`
-	// Body is how many bytes of a body are read. Headers are read all the same.
-	Body uint32 `yaml:"body"`
+	Media uint32 `yaml:"max-media"`
+	// Body is how many bytes a body may have that is read. Headers are read all the same.
+	Body uint32 `yaml:"max-body"`
 }
 
 // defaults are the options of a configuration that sets none.
 func defaults() Options {
-	return Options{Incoming: "registrar", Expires: 3600, Calls: 16384, Media: 32, Body: defaultBody}
+	return Options{Incoming: "registrar", Registration: time.Hour, Calls: 16384, Media: 32, Body: defaultBody}
 }
 
 func (o *Options) check() error {
@@ -55,14 +55,14 @@ func (o *Options) check() error {
 	switch {
 	case o.Incoming != "registrar" && o.Incoming != "any":
 		return fmt.Errorf("incoming: %q is neither registrar nor any", o.Incoming)
-	case o.Expires == 0:
-		return fmt.Errorf("expires: want at least 1 second")
+	case o.Registration < time.Second:
+		return fmt.Errorf("registration: %v is under a second", o.Registration)
 	case o.Calls == 0 || o.Calls > maxCalls:
-		return fmt.Errorf("calls: %d is not 1 to %d", o.Calls, maxCalls)
+		return fmt.Errorf("max-calls: %d is not 1 to %d", o.Calls, maxCalls)
 	case o.Media == 0 || o.Media > maxMedia:
-		return fmt.Errorf("media: %d is not 1 to %d", o.Media, maxMedia)
+		return fmt.Errorf("max-media: %d is not 1 to %d", o.Media, maxMedia)
 	case o.Body > maxBody:
-		return fmt.Errorf("body: %d is over %d bytes", o.Body, maxBody)
+		return fmt.Errorf("max-body: %d is over %d bytes", o.Body, maxBody)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/helpers/h323"
+	"github.com/cthelperd/cthelperd/helpers/sip"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
 )
@@ -91,11 +92,11 @@ func prefixEqual(a, b netip.Prefix) bool { return a == b }
 
 // The example explains every key and writes the default down: loading it changes nothing but makes it explicit.
 func TestExample(t *testing.T) {
-	cfg, err := config.Load("../../contrib/cthelperd.yaml", []helpers.Protocol{ftp.Protocol(), h323.Protocol()})
+	cfg, err := config.Load("../../contrib/cthelperd.yaml", []helpers.Protocol{ftp.Protocol(), sip.Protocol(), h323.Protocol()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string][]uint16{"ftp": {21}, "ras": {1719}, "q931": {1720}, "h245": nil}, ports(cfg)); diff != "" {
+	if diff := cmp.Diff(map[string][]uint16{"ftp": {21}, "sip": {5060}, "ras": {1719}, "q931": {1720}, "h245": nil}, ports(cfg)); diff != "" {
 		t.Errorf("ports (-want +got):\n%s", diff)
 	}
 	want := engine.Limits{PerPeer: 512, Total: 1024, Rate: 256, Flows: 1 << 20}
