@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -53,7 +54,7 @@ func extended(w *wire) {
 
 // captures are the files of pcaps/made. What each shows stands in the README there.
 func captures() map[string]func(*wire) {
-	return map[string]func(*wire){
+	all := map[string]func(*wire){
 		"active":  active,
 		"passive": passive,
 		"vlan-passive": func(w *wire) {
@@ -245,4 +246,6 @@ func captures() map[string]func(*wire) {
 			c.close()
 		},
 	}
+	maps.Copy(all, h323Captures())
+	return all
 }
