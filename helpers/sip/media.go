@@ -105,7 +105,10 @@ func (a *announcer) media(i int, answer bool) (full bool) {
 	case !line.Addr().IsValid():
 		a.s.fail(a.m.places[x.line].port.off, errHostName)
 		return false
-	case line.Addr().IsUnspecified() || line.Addr().IsMulticast(): // a hold of RFC 2543; a group
+	case line.Addr().IsUnspecified(): // a hold as in RFC 2543: what was agreed upon stays
+		a.keep(i)
+		return false
+	case line.Addr().IsMulticast():
 		return false
 	}
 	say := noteOf(x.name.of(a.seg.Data))
@@ -135,6 +138,15 @@ func (a *announcer) media(i int, answer bool) (full bool) {
 		full = a.candidates(e, i)
 	}
 	return full
+}
+
+// keep says that the sender's parts of line i are still what they were.
+func (a *announcer) keep(i int) {
+	for j := range a.c.parts {
+		if p := &a.c.parts[j]; p.owner == a.by && int(p.line) == i {
+			p.seen = a.c.generation[a.by]
+		}
+	}
 }
 
 // rtp announces the ports of an RTP line, and those of its RTCP (RFC 3605: the next ones if nothing else is said).
@@ -309,8 +321,7 @@ func (a *announcer) offer() {
 			return false
 		}
 		x := &a.m.media[p.line]
-		return a.m.places[x.line].addr.Port() == 0 && !x.bundleOnly && !x.bundled ||
-			p.role == rtcpRole && x.mux || p.transport == helpers.TCP && p.role == streamRole && x.listens(true)
+		return a.m.places[x.line].addr.Port() == 0 && !x.bundleOnly && !x.bundled || p.role == rtcpRole && x.mux
 	})
 	for i := range c.parts {
 		p := &c.parts[i]
@@ -321,6 +332,11 @@ func (a *announcer) offer() {
 			return
 		}
 		x := &a.m.media[p.line]
+		if p.transport == helpers.TCP && x.listens(true) { // who offered connects
+			p.quiet = true
+			a.out.Cancel = append(a.out.Cancel, p.group(c))
+			continue
+		}
 		e := helpers.Expectation{
 			Class: classMedia, Transport: p.transport, Owner: dir, To: p.to, Group: p.group(c), Paired: p.paired,
 		}

@@ -203,7 +203,10 @@ func (m *message) startLine(b []byte, off int) (next int, err error) {
 	if s.end-off > len(versionPrefix) && fold(b[off:off+len(versionPrefix)], versionPrefix) {
 		return next, m.statusLine(&s)
 	}
-	name := s.token()
+	for s.more() && tokenByte(b[s.at]) {
+		s.at++
+	}
+	name := span{off, s.at}
 	last := s.end
 	for last > s.at && !blank(b[last-1]) {
 		last--
@@ -213,7 +216,7 @@ func (m *message) startLine(b []byte, off int) (next int, err error) {
 		return next, failure(off, errStart)
 	}
 	target := span{s.at, last}.trimmed(b)
-	if target.empty() || target.off == s.at {
+	if target.empty() || target.off == s.at { // no blank behind the method
 		return next, failure(off, errStart)
 	}
 	if !fold(b[last:s.end], "sip/2.0") {

@@ -199,6 +199,9 @@ func (s *scanner) token() span {
 	return span{from, s.at}
 }
 
+// tokenByte tells whether a method may have c in it.
+func tokenByte(c byte) bool { return c > ' ' && c < 0x7f && !separator[c] }
+
 // separator has what ends a token: white space, and what RFC 3261, section 25.1 lists but for [ ] : which hosts have.
 var separator = [256]bool{
 	' ': true, '\t': true, '\r': true, '\n': true,

@@ -2,8 +2,10 @@ package sip
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,7 +34,7 @@ func read(t testing.TB, name string) string {
 
 var updated = flag.Bool("update", false, "write the = lines of testdata/*.txt anew")
 
-// play checks a script. Its first line may say "# tcp", "# ice" and "# any": what it is for.
+// play checks a script. Its first line may say "# tcp", "# ice", "# any" and "# few calls": what it is for.
 func play(t *testing.T, script string) { helpertest.Check(t, helperOf(t, script), script) }
 
 func helperOf(t testing.TB, script string) helpers.Helper {
@@ -42,6 +44,9 @@ func helperOf(t testing.TB, script string) helpers.Helper {
 	o.ICE = has("ice")
 	if has("any") {
 		o.Incoming = "any"
+	}
+	if has("few calls") {
+		o.Calls = 2
 	}
 	udp, tcp := both(t, o)
 	h := udp
@@ -70,6 +75,43 @@ func TestScripts(t *testing.T) {
 			}
 			play(t, script)
 		})
+	}
+}
+
+func TestREADME(t *testing.T) {
+	examples := regexp.MustCompile("(?s)```dialogue\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1)
+	if len(examples) < 2 {
+		t.Fatalf("%d examples, want at least 2", len(examples))
+	}
+	for i, e := range examples {
+		t.Run(fmt.Sprint(i), func(t *testing.T) { play(t, e[1]) })
+	}
+}
+
+// Every reason to refuse that the README lists has a vector in testdata, and the README lists them all.
+func TestReasons(t *testing.T) {
+	_, refuses, _ := strings.Cut(read(t, "README.md"), "## What it refuses")
+	refuses, _, _ = strings.Cut(refuses, "## Options")
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(.*?)` \\|").FindAllStringSubmatch(refuses, -1) {
+		listed[m[1]] = false
+	}
+	for _, script := range helpertest.Files(t, "testdata/*.txt") {
+		for _, m := range regexp.MustCompile(`(?m)^= error "(?:at byte \d+: )?(.*)"$`).FindAllStringSubmatch(script, -1) {
+			reason := m[1]
+			if strings.HasSuffix(reason, "not this protocol") {
+				reason = "not this protocol"
+			}
+			if _, ok := listed[reason]; !ok {
+				t.Errorf("error %q is not in the README", reason)
+			}
+			listed[reason] = true
+		}
+	}
+	for reason, found := range listed {
+		if !found {
+			t.Errorf("no vector for %q", reason)
+		}
 	}
 }
 

@@ -279,6 +279,3 @@ func otherProtocol(line []byte) bool {
 	return begins("http/") || begins("host:") || begins("user-agent: mozilla") ||
 		n >= 0 && fold(line[n:n+len(" http/1.")], " http/1.")
 }
-
-// tokenByte tells whether a method or a version may begin with c.
-func tokenByte(c byte) bool { return c > ' ' && c < 0x7f && !separator[c] }
