@@ -113,8 +113,8 @@ func (f *Flow) appendDir(dst []byte, d helpers.Dir, zone string, in ZoneDir) []b
 
 // AppendTuple appends a tuple as conntrack(8) shows it, with a space behind.
 func AppendTuple(dst []byte, tr helpers.Transport, t *helpers.Tuple) []byte {
-	dst = append(appendAddr(append(dst, "src="...), t.Src.Addr()), ' ')
-	dst = append(appendAddr(append(dst, "dst="...), t.Dst.Addr()), ' ')
+	dst = append(AppendAddr(append(dst, "src="...), t.Src.Addr()), ' ')
+	dst = append(AppendAddr(append(dst, "dst="...), t.Dst.Addr()), ' ')
 	switch tr {
 	case helpers.TCP, helpers.UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP:
 		dst = appendNumber(dst, "sport=", uint64(t.Src.Port()))
@@ -131,8 +131,8 @@ func AppendTuple(dst []byte, tr helpers.Transport, t *helpers.Tuple) []byte {
 	return dst
 }
 
-// appendAddr appends an address as inet_ntop(3) writes it, which has the last four bytes of ::a.b.c.d in decimal.
-func appendAddr(dst []byte, a netip.Addr) []byte {
+// AppendAddr appends an address as inet_ntop(3) writes it, which has the last four bytes of ::a.b.c.d in decimal.
+func AppendAddr(dst []byte, a netip.Addr) []byte {
 	if a.Is6() {
 		b := a.As16()
 		if [12]byte(b[:12]) == [12]byte{} && (b[12]|b[13]) != 0 {
