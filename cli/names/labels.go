@@ -1,0 +1,79 @@
+package names
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// LabelFile is where the names of connection labels are: lines NUMBER NAME, # begins a comment.
+const LabelFile = "/etc/xtables/connlabel.conf"
+
+// maxLabel is the highest number of a label; labels have 128 bits.
+const maxLabel = 127
+
+// Labels are the names of labels. The zero value knows none.
+type Labels struct {
+	byName   map[string]uint8
+	byNumber [maxLabel + 1]string
+}
+
+// LoadLabels reads LabelFile. That there is none is no error.
+func LoadLabels() (*Labels, error) {
+	f, err := os.Open(LabelFile)
+	if os.IsNotExist(err) {
+		return &Labels{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadLabels(LabelFile, f)
+}
+
+// ReadLabels reads a file of names; the first name of a number is the one that is shown.
+func ReadLabels(path string, r io.Reader) (*Labels, error) {
+	l := &Labels{byName: map[string]uint8{}}
+	lines := bufio.NewScanner(r)
+	for n := 1; lines.Scan(); n++ {
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		fields := strings.Fields(text)
+		if len(fields) == 0 {
+			continue
+		}
+		number, err := strconv.ParseUint(fields[0], 0, 8)
+		if err != nil || number > maxLabel || len(fields) != 2 {
+			return nil, fmt.Errorf("%s:%d: want a number from 0 to %d and a name", path, n, maxLabel)
+		}
+		if l.byNumber[number] == "" {
+			l.byNumber[number] = fields[1]
+		}
+		l.byName[fields[1]] = uint8(number)
+	}
+	return l, lines.Err()
+}
+
+// Name is the name of a label, or its number.
+func (l *Labels) Name(number int) string {
+	if l == nil || l.byNumber[number] == "" {
+		return strconv.Itoa(number)
+	}
+	return l.byNumber[number]
+}
+
+// Known says whether a label has a name.
+func (l *Labels) Known(number int) bool { return l != nil && l.byNumber[number] != "" }
+
+// Number finds a label by name or number.
+func (l *Labels) Number(text string) (number int, ok bool) {
+	if l != nil {
+		if n, ok := l.byName[text]; ok {
+			return int(n), true
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 8)
+	return int(n), err == nil && n <= maxLabel
+}
