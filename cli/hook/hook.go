@@ -1,0 +1,105 @@
+// Package hook runs a program for each event, a few at a time.
+package hook
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cthelperd/cthelperd/cli/caret"
+	"github.com/cthelperd/cthelperd/cli/format"
+	"github.com/cthelperd/cthelperd/cli/names"
+	"github.com/cthelperd/cthelperd/flows"
+)
+
+// Runner runs the program. Start is for one goroutine.
+type Runner struct {
+	words          []string
+	limit          time.Duration
+	labels         *names.Labels
+	stdout, stderr io.Writer
+	slots          chan struct{}
+	running        sync.WaitGroup
+	mu             sync.Mutex // of what follows, and of the outputs
+	failed         uint64
+	first          error
+}
+
+// New prepares the program. Its words are separated by spaces, unless a shell gets the text whole. Not more than jobs run
+// at once; who takes longer than limit is ended.
+func New(text string, shell bool, jobs int, limit time.Duration, labels *names.Labels, stdout, stderr io.Writer) (*Runner, error) {
+	words := strings.Fields(text)
+	if shell {
+		words = []string{"/bin/sh", "-c", text}
+	}
+	if len(words) == 0 {
+		return nil, &caret.Error{Text: text, Message: "want a program"}
+	}
+	path, err := exec.LookPath(words[0])
+	if err != nil {
+		return nil, &caret.Error{Text: text, Message: err.Error()}
+	}
+	words[0] = path
+	return &Runner{words: words, limit: limit, labels: labels, stdout: stdout, stderr: stderr, slots: make(chan struct{}, jobs)}, nil
+}
+
+// Start runs the program for e. It waits while as many run as may.
+func (r *Runner) Start(e *flows.Event) {
+	input := format.JSONEvent(nil, e, r.labels, time.Now())
+	environment := append(os.Environ(), Environment(e, r.labels, time.Now())...)
+	r.slots <- struct{}{}
+	r.running.Go(func() {
+		defer func() { <-r.slots }()
+		r.run(append(input, '\n'), environment)
+	})
+}
+
+func (r *Runner) run(input []byte, environment []string) {
+	until, cancel := context.WithTimeout(context.Background(), r.limit)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(until, r.words[0], r.words[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = bytes.NewReader(input), &stdout, &stderr, environment
+	cmd.WaitDelay = time.Second // of a child that keeps the output open
+	err := cmd.Run()
+	if until.Err() != nil {
+		err = fmt.Errorf("took longer than %v", r.limit)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, _ = stdout.WriteTo(r.stdout)
+	_, _ = stderr.WriteTo(r.stderr)
+	if err != nil {
+		if r.failed++; r.first == nil {
+			r.first = err
+		}
+	}
+}
+
+// Wait waits for the programs that run. The error says how many failed, and why the first one did.
+func (r *Runner) Wait() error {
+	if r == nil {
+		return nil
+	}
+	r.running.Wait()
+	if r.failed == 0 {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%s failed %d times, at first: %w", r.words[0], r.failed, r.first))
+}
+
+// Environment has the fields of an event as variables.
+func Environment(e *flows.Event, labels *names.Labels, now time.Time) []string {
+	var all []string
+	for name, value := range format.Values(e, labels, now) {
+		all = append(all, "CT_"+strings.ToUpper(strings.ReplaceAll(name, ".", "_"))+"="+value)
+	}
+	return all
+}

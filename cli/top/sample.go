@@ -1,0 +1,252 @@
+// Package top shows the connection table live in a terminal.
+package top
+
+import (
+	"cmp"
+	"container/heap"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cthelperd/cthelperd/cli/format"
+	"github.com/cthelperd/cthelperd/cli/names"
+	"github.com/cthelperd/cthelperd/cli/where"
+	"github.com/cthelperd/cthelperd/flows"
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// most is how many rows a sample has: the first ones in the order at hand.
+const most = 500
+
+// row is a flow and how fast it is.
+type row struct {
+	flows.Flow
+	depth   int     // in the tree: 1 is announced by the row above
+	bytes   float64 // a second; negative: not known yet
+	packets float64
+}
+
+// Sample is the table at a moment.
+type Sample struct {
+	rows      []row
+	at        time.Time
+	whole     bool // the walk through the table has ended
+	total     int  // flows that match
+	related   int
+	protocols map[helpers.Transport]int
+	bytes     float64 // a second, of all that match; negative: not known yet
+	packets   float64
+	entries   uint32 // in the table
+	limit     uint32
+	err       error
+}
+
+// question is what a sample is wanted of.
+type question struct {
+	filter *flows.Filter
+	sort   int // index of keys
+	upward bool
+	tree   bool
+}
+
+// key is what rows are sorted by.
+type key struct {
+	name    string
+	compare func(a, b *row) int // negative: a comes first
+}
+
+// keys are all there are. The numbers begin with the highest.
+func keys() []key {
+	number := func(of func(*row) float64) func(a, b *row) int {
+		return func(a, b *row) int { return cmp.Compare(of(b), of(a)) }
+	}
+	return []key{
+		{"rate", number(func(r *row) float64 { return r.bytes })},
+		{"bytes", number(func(r *row) float64 { return float64(r.Counters[0].Bytes + r.Counters[1].Bytes) })},
+		{"packets", number(func(r *row) float64 { return float64(r.Counters[0].Packets + r.Counters[1].Packets) })},
+		{"age", func(a, b *row) int { return a.Start.Compare(b.Start) }},
+		{"timeout", number(func(r *row) float64 { return float64(r.Timeout) })},
+		{"source", func(a, b *row) int { return a.Orig.Src.Compare(b.Orig.Src) }},
+		{"destination", func(a, b *row) int { return a.Orig.Dst.Compare(b.Orig.Dst) }},
+		{"proto", func(a, b *row) int {
+			return strings.Compare(names.Protocol(uint8(a.Transport)), names.Protocol(uint8(b.Transport)))
+		}},
+		{"state", func(a, b *row) int { return strings.Compare(where.State(&a.Flow), where.State(&b.Flow)) }},
+	}
+}
+
+// order is a question's, ties by the entry's number so that rows keep their places.
+func (q *question) order() func(a, b *row) int {
+	compare := keys()[q.sort].compare
+	return func(a, b *row) int {
+		n := compare(a, b)
+		if q.upward {
+			n = -n
+		}
+		return cmp.Or(n, cmp.Compare(a.ID, b.ID))
+	}
+}
+
+// counted is a flow's counters at the last sample.
+type counted struct{ bytes, packets uint64 }
+
+// sampler takes samples, and keeps counters for the rates between two.
+type sampler struct {
+	list  func(*flows.Filter) iter.Seq2[*flows.Flow, error]
+	count func() (entries, limit uint32, err error)
+	now   func() time.Time
+	last  map[uint32]counted
+	next  map[uint32]counted
+	at    time.Time
+}
+
+// early is how long the first walk goes on before what it has found is shown.
+const early = 200 * time.Millisecond
+
+// take walks through the table. partial is given what was found so far, now and then, in the first walk.
+func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
+	begin := s.now()
+	first := s.at.IsZero()
+	sample := &Sample{at: begin, protocols: map[helpers.Transport]int{}}
+	best := &worst{compare: q.order()}
+	seconds := begin.Sub(s.at).Seconds()
+	shown := begin
+	if s.next == nil {
+		s.next = map[uint32]counted{}
+	}
+	clear(s.next)
+	for f, err := range s.list(q.filter) {
+		if err != nil {
+			sample.err = err
+			break
+		}
+		r := row{bytes: -1, packets: -1}
+		s.rate(&r, f, seconds)
+		sample.add(f, &r)
+		if !q.tree || f.Expected() {
+			best.offer(f, &r)
+		}
+		if sample.total%4096 == 0 && first && s.now().Sub(shown) > early {
+			shown = s.now()
+			part := *sample
+			part.rows = best.sorted()
+			partial(&part)
+		}
+	}
+	sample.rows, sample.whole = best.sorted(), true
+	if first {
+		sample.bytes, sample.packets = -1, -1
+	}
+	if q.tree && sample.err == nil {
+		sample.rows, sample.err = s.tree(sample.rows)
+	}
+	if entries, limit, err := s.count(); err == nil {
+		sample.entries, sample.limit = entries, limit
+	}
+	s.last, s.next, s.at = s.next, s.last, begin
+	return sample
+}
+
+func (s *sampler) rate(r *row, f *flows.Flow, seconds float64) {
+	is := counted{f.Counters[0].Bytes + f.Counters[1].Bytes, f.Counters[0].Packets + f.Counters[1].Packets}
+	s.next[f.ID] = is
+	if s.at.IsZero() || f.Has&flows.HasCounters == 0 || seconds <= 0 {
+		return
+	}
+	was, known := s.last[f.ID]
+	if !known || is.bytes < was.bytes { // new, or another flow with the number
+		was = counted{}
+	}
+	r.bytes, r.packets = float64(is.bytes-was.bytes)/seconds, float64(is.packets-min(was.packets, is.packets))/seconds
+}
+
+func (s *Sample) add(f *flows.Flow, r *row) {
+	s.total++
+	s.protocols[f.Transport]++
+	if f.Expected() {
+		s.related++
+	}
+	if r.bytes > 0 {
+		s.bytes += r.bytes
+		s.packets += r.packets
+	}
+}
+
+// tree puts announced connections below the ones that announced them, as far as these are there.
+func (s *sampler) tree(related []row) ([]row, error) {
+	type pair struct{ src, dst string }
+	masters := map[pair][]int{} // of related, by the addresses of the master
+	for i := range related {
+		m := &related[i].Master
+		if m.Src.IsValid() {
+			p := pair{m.Src.Addr().String(), m.Dst.Addr().String()}
+			masters[p] = append(masters[p], i)
+		}
+	}
+	under := map[uint32][]int{}
+	var heads []row
+	for f, err := range s.list(nil) {
+		if err != nil {
+			return nil, err
+		}
+		if f.Orig.Dst.Port() == 0 && format.HasPorts(f) {
+			continue // a shadow
+		}
+		for _, i := range masters[pair{f.Orig.Src.Addr().String(), f.Orig.Dst.Addr().String()}] {
+			m := &related[i].Master
+			if m.Src == f.Orig.Src && (m.Dst == f.Orig.Dst || m.Dst.Port() == 0) {
+				if under[f.ID] == nil {
+					heads = append(heads, row{Flow: *f, bytes: -1, packets: -1})
+				}
+				under[f.ID] = append(under[f.ID], i)
+			}
+		}
+	}
+	var all []row
+	placed := map[int]bool{}
+	for _, h := range heads {
+		all = append(all, h)
+		for _, i := range under[h.ID] {
+			r := related[i]
+			r.depth, placed[i] = 1, true
+			all = append(all, r)
+		}
+	}
+	for i, r := range related {
+		if !placed[i] {
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+// worst keeps the first most rows of an order: a heap whose first element would go next.
+type worst struct {
+	compare func(a, b *row) int
+	rows    []row
+}
+
+func (w *worst) Len() int           { return len(w.rows) }
+func (w *worst) Less(i, j int) bool { return w.compare(&w.rows[i], &w.rows[j]) > 0 }
+func (w *worst) Swap(i, j int)      { w.rows[i], w.rows[j] = w.rows[j], w.rows[i] }
+func (w *worst) Push(x any)         { w.rows = append(w.rows, x.(row)) }
+func (w *worst) Pop() any           { panic("nothing is taken out") }
+
+// offer takes r, with what is known of f, if it is among the first.
+func (w *worst) offer(f *flows.Flow, r *row) {
+	r.Flow = *f
+	switch {
+	case len(w.rows) < most:
+		heap.Push(w, *r)
+	case w.compare(r, &w.rows[0]) < 0:
+		w.rows[0] = *r
+		heap.Fix(w, 0)
+	}
+}
+
+func (w *worst) sorted() []row {
+	rows := slices.Clone(w.rows)
+	slices.SortFunc(rows, func(a, b row) int { return w.compare(&a, &b) })
+	return rows
+}

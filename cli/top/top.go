@@ -1,0 +1,289 @@
+package top
+
+import (
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/gdamore/tcell/v2"
+
+	"github.com/cthelperd/cthelperd/cli/format"
+	"github.com/cthelperd/cthelperd/flows"
+)
+
+// Options are what the view needs of the world.
+type Options struct {
+	Screen  tcell.Screen
+	List    func(*flows.Filter) iter.Seq2[*flows.Flow, error] // called by one goroutine
+	Count   func() (entries, limit uint32, err error)         // by the same
+	Delete  func(*flows.Flow) error                           // by another one
+	Compile func(expression string) (*flows.Filter, error)
+	Filter  string        // expression to begin with
+	Base    *flows.Filter // what Filter compiles to
+	Every   time.Duration
+	Sort    string
+	Tree    bool
+	Hint    string // what is not counted, for the status line
+	Now     func() time.Time
+}
+
+// SortKeys are the names that Sort takes.
+func SortKeys() []string {
+	var all []string
+	for _, k := range keys() {
+		all = append(all, k.name)
+	}
+	return all
+}
+
+// sampled is an event of the screen's loop: there is a sample.
+type sampled struct {
+	tcell.EventTime
+	*Sample
+}
+
+// Run shows the table until somebody leaves.
+func Run(o Options) error {
+	if err := o.Screen.Init(); err != nil {
+		return err
+	}
+	defer o.Screen.Fini()
+	v := &view{o: &o, question: question{filter: o.Base, tree: o.Tree}, filter: o.Filter, hint: o.Hint}
+	for i, k := range keys() {
+		if k.name == o.Sort {
+			v.question.sort = i
+		}
+	}
+	ask := make(chan question, 1)
+	ended := make(chan struct{})
+	defer close(ended)
+	go o.sample(ask, ended)
+	v.ask = func() { // the newest question counts
+		select {
+		case <-ask:
+		default:
+		}
+		ask <- v.question
+	}
+	v.ask()
+	v.draw()
+	for !v.left {
+		switch ev := o.Screen.PollEvent().(type) {
+		case nil:
+			return nil // the screen is gone
+		case *sampled:
+			v.take(ev.Sample)
+		case *tcell.EventResize:
+			o.Screen.Sync()
+		case *tcell.EventKey:
+			v.key(ev)
+		}
+		v.draw()
+	}
+	return nil
+}
+
+// sample takes a sample for each question, and again from time to time.
+func (o *Options) sample(ask <-chan question, ended <-chan struct{}) {
+	s := &sampler{list: o.List, count: o.Count, now: o.Now}
+	post := func(sample *Sample) { _ = o.Screen.PostEvent(&sampled{Sample: sample}) }
+	var q question
+	again := time.NewTicker(o.Every)
+	defer again.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case q = <-ask:
+		case <-again.C:
+		}
+		post(s.take(&q, post))
+	}
+}
+
+// mode is what keys are for.
+type mode uint8
+
+const (
+	browsing mode = iota
+	filtering
+	killing
+	helping
+)
+
+// view is what is on the screen.
+type view struct {
+	o        *Options
+	question question
+	ask      func()
+	sample   *Sample
+	filter   string // the expression in force
+	selected uint32 // id of the selected row
+	at       int    // its place
+	scroll   int
+	mode     mode
+	typed    []rune // while filtering
+	message  string // at the bottom, until the next key
+	hint     string
+	paused   bool
+	left     bool
+	victim   flows.Flow // while killing
+}
+
+// take shows a new sample; the selected row stays selected.
+func (v *view) take(s *Sample) {
+	if v.paused && v.sample != nil && v.sample.whole {
+		return
+	}
+	v.sample = s
+	if s.err != nil {
+		v.message = s.err.Error()
+	}
+	for i := range s.rows {
+		if s.rows[i].ID == v.selected {
+			v.at = i
+			return
+		}
+	}
+	v.move(0)
+}
+
+// move goes n rows down.
+func (v *view) move(n int) {
+	if v.sample == nil || len(v.sample.rows) == 0 {
+		v.at, v.selected = 0, 0
+		return
+	}
+	v.at = min(max(0, v.at+n), len(v.sample.rows)-1)
+	v.selected = v.sample.rows[v.at].ID
+}
+
+func (v *view) key(ev *tcell.EventKey) {
+	v.message = ""
+	if ev.Key() == tcell.KeyCtrlC {
+		v.left = true
+		return
+	}
+	switch v.mode {
+	case filtering:
+		v.keyFilter(ev)
+	case killing:
+		v.keyKill(ev)
+	case helping:
+		v.mode = browsing
+	default:
+		v.keyBrowse(ev)
+	}
+}
+
+func (v *view) keyBrowse(ev *tcell.EventKey) {
+	_, height := v.o.Screen.Size()
+	page := max(1, height-headLines-2)
+	switch ev.Key() {
+	case tcell.KeyUp:
+		v.move(-1)
+	case tcell.KeyDown:
+		v.move(1)
+	case tcell.KeyPgUp:
+		v.move(-page)
+	case tcell.KeyPgDn:
+		v.move(page)
+	case tcell.KeyHome:
+		v.move(-most)
+	case tcell.KeyEnd:
+		v.move(most)
+	case tcell.KeyEscape:
+		v.left = true
+	case tcell.KeyDelete:
+		v.kill()
+	case tcell.KeyRune:
+		v.letter(ev.Rune())
+	}
+}
+
+func (v *view) letter(r rune) {
+	switch r {
+	case 'q':
+		v.left = true
+	case 'j':
+		v.move(1)
+	case 'k':
+		v.kill()
+	case 's', '>':
+		v.sortBy((v.question.sort + 1) % len(keys()))
+	case 'S', '<':
+		v.sortBy((v.question.sort + len(keys()) - 1) % len(keys()))
+	case 'r':
+		v.question.upward = !v.question.upward
+		v.resort()
+	case 't':
+		v.question.tree = !v.question.tree
+		v.ask()
+	case 'f', '/':
+		v.mode, v.typed = filtering, []rune(v.filter)
+	case 'p', ' ':
+		v.paused = !v.paused
+	case 'h', '?':
+		v.mode = helping
+	}
+}
+
+func (v *view) sortBy(i int) {
+	v.question.sort, v.question.upward = i, false
+	v.resort()
+}
+
+// resort sorts what is on the screen at once; the next sample brings the first rows of all.
+func (v *view) resort() {
+	if v.sample != nil && !v.question.tree {
+		w := worst{compare: v.question.order(), rows: v.sample.rows}
+		v.sample.rows = w.sorted()
+		v.at, v.scroll = 0, 0
+		v.move(0)
+	}
+	v.ask()
+}
+
+func (v *view) keyFilter(ev *tcell.EventKey) {
+	switch ev.Key() {
+	case tcell.KeyEscape:
+		v.mode = browsing
+	case tcell.KeyBackspace, tcell.KeyBackspace2:
+		if len(v.typed) > 0 {
+			v.typed = v.typed[:len(v.typed)-1]
+		}
+	case tcell.KeyCtrlU:
+		v.typed = nil
+	case tcell.KeyRune:
+		v.typed = append(v.typed, ev.Rune())
+	case tcell.KeyEnter:
+		filter, err := v.o.Compile(string(v.typed))
+		if err != nil {
+			v.message = err.Error()
+			return
+		}
+		v.mode, v.filter, v.question.filter = browsing, string(v.typed), filter
+		v.ask()
+	}
+}
+
+// kill asks whether to kill the selected row.
+func (v *view) kill() {
+	if v.sample != nil && v.at < len(v.sample.rows) {
+		v.mode, v.victim = killing, v.sample.rows[v.at].Flow
+	}
+}
+
+func (v *view) keyKill(ev *tcell.EventKey) {
+	v.mode = browsing
+	if ev.Key() != tcell.KeyRune || ev.Rune() != 'y' {
+		v.message = "nothing was killed"
+		return
+	}
+	if err := v.o.Delete(&v.victim); err != nil {
+		v.message = err.Error()
+		return
+	}
+	v.message = fmt.Sprintf("killed %s>%s", format.End(&v.victim, v.victim.Orig.Src), format.End(&v.victim, v.victim.Orig.Dst))
+	v.ask()
+}
