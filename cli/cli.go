@@ -4,13 +4,17 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/cli/caret"
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
@@ -21,6 +25,26 @@ const (
 	exitUsage  = 2
 )
 
+// commands are the command line.
+type commands struct {
+	List       listCommand       `cmd:"" aliases:"ls" help:"List connections."`
+	Count      countCommand      `cmd:"" help:"Count connections."`
+	Get        getCommand        `cmd:"" help:"Print one connection by its addresses and ports."`
+	Delete     deleteCommand     `cmd:"" help:"Delete connections."`
+	Update     updateCommand     `cmd:"" help:"Change connections: timeout, mark, status, labels, helper."`
+	Create     createCommand     `cmd:"" help:"Create a connection, or those of a save file."`
+	Restore    restoreCommand    `cmd:"" help:"Create, update and delete what the lines of a save file say."`
+	Flush      flushCommand      `cmd:"" help:"Empty the connection table."`
+	Watch      watchCommand      `cmd:"" help:"Print events, or run a program for each."`
+	Stats      statsCommand      `cmd:"" help:"Print the kernel's statistics."`
+	Top        topCommand        `cmd:"" help:"Show connections live: sort, filter, rates, kill."`
+	Why        whyCommand        `cmd:"" help:"Tell why a connection is RELATED."`
+	Replay     replayCommand     `cmd:"" help:"Print what the daemon would do with captured traffic."`
+	Fields     fieldsCommand     `cmd:"" help:"Print the fields of expressions and the table's columns."`
+	Completion completionCommand `cmd:"" help:"Print a script that completes command lines."`
+	Version    versionCommand    `cmd:"" help:"Print the version."`
+}
+
 // Main runs cthelper with the process's arguments and gives the exit code: 0 fine, 1 failed, 2 wrong usage.
 func Main(protocols ...helpers.Protocol) int {
 	return Run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, protocols...)
@@ -29,21 +53,12 @@ func Main(protocols ...helpers.Protocol) int {
 // Run is Main with everything that a process has.
 func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...helpers.Protocol) int {
 	c := &context{stdin: stdin, stdout: stdout, stderr: stderr, protocols: protocols}
-	var commands struct {
-		Replay  replayCommand  `cmd:"" help:"Print what the daemon would do with captured traffic."`
-		Version versionCommand `cmd:"" help:"Print the version."`
-	}
 	done := false // kong's way to say that --help has been printed
-	parser, err := kong.New(&commands,
-		kong.Name("cthelper"),
-		kong.Description("The administrator's side of cthelperd. It needs no root."),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(int) { done = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
-	)
+	parser, err := newParser(kong.Writers(stdout, stderr), kong.Exit(func(int) { done = true }))
 	if err != nil {
 		return c.fail(exitFailed, err)
 	}
+	c.parser = parser
 	if len(args) == 0 {
 		args = []string{"--help"}
 		c.code = exitUsage
@@ -54,12 +69,26 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...
 	case done:
 		return c.code
 	case err != nil:
-		return c.usage(err)
+		return c.usage(args, err)
 	}
-	if err := parsed.Run(c); err != nil {
+	err = parsed.Run(c)
+	switch {
+	case isUsage(err):
+		return c.usage(args, err)
+	case errors.Is(err, unix.EPIPE):
+		return c.code // who reads has enough
+	case err != nil:
 		return c.fail(exitFailed, err)
 	}
 	return c.code
+}
+
+func newParser(options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(&commands{}, append([]kong.Option{
+		kong.Name("cthelper"),
+		kong.Description("The administrator's side of cthelperd: the tables of the kernel's connection tracking, and the replay of captures."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	}, options...)...)
 }
 
 // context is what commands work with.
@@ -67,20 +96,101 @@ type context struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	protocols      []helpers.Protocol
+	parser         *kong.Kong
 	code           int // what Run returns
+}
+
+// usageError is wrong usage that only the command notices.
+type usageError struct{ error }
+
+func isUsage(err error) bool {
+	var wrong *caret.Error
+	var other usageError
+	return errors.As(err, &wrong) || errors.As(err, &other)
 }
 
 // fail prints err and keeps the exit code.
 func (c *context) fail(code int, err error) int {
-	fmt.Fprintf(c.stderr, "cthelper: %v\n", err)
+	fmt.Fprintf(c.stderr, "cthelper: %s\n", plainLines(err.Error()))
 	c.code = code
 	return code
 }
 
-func (c *context) usage(err error) int {
+// plainLines is text of several lines without what acts on a terminal.
+func plainLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = caret.Plain(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
+// usage prints err and shows the place on the command line, or in the text that was read.
+func (c *context) usage(args []string, err error) int {
 	c.fail(exitUsage, err)
-	fmt.Fprintln(c.stderr, "Try 'cthelper --help' or 'cthelper replay --help'.")
+	var wrong *caret.Error
+	if errors.As(err, &wrong) && wrong.Text == "" {
+		fmt.Fprintf(c.stderr, "Try 'cthelper %s --help'.\n", commandOf(args))
+		return exitUsage
+	}
+	text, at := commandLine(args, err)
+	switch {
+	case at >= 0:
+		fmt.Fprint(c.stderr, caret.Show(text, at))
+	case wrong != nil:
+		fmt.Fprint(c.stderr, caret.Show(wrong.Text, wrong.At))
+	default:
+		fmt.Fprintln(c.stderr, "Try 'cthelper --help' or 'cthelper replay --help'.")
+	}
 	return exitUsage
+}
+
+// commandOf is the command that args name, as far as one can tell.
+func commandOf(args []string) string {
+	if len(args) > 1 && args[0] == "expect" {
+		return strings.Join(args[:2], " ")
+	}
+	return args[0]
+}
+
+// commandLine is what was typed, and where in it err is; -1 if that is not to be seen.
+func commandLine(args []string, err error) (line string, at int) {
+	var wrong *caret.Error
+	errors.As(err, &wrong)
+	at = -1
+	line = "cthelper"
+	for _, arg := range args {
+		shown := arg
+		if arg == "" || strings.ContainsAny(arg, " \t\n\"'`$&|;<>(){}*?!\\#~") {
+			shown = "'" + arg + "'"
+		}
+		line += " "
+		if at < 0 {
+			if i := placeIn(shown, arg, wrong, err.Error()); i >= 0 {
+				at = len(line) + i
+			}
+		}
+		line += shown
+	}
+	return line, at
+}
+
+// placeIn is where in the shown argument the error is, or -1.
+func placeIn(shown, arg string, wrong *caret.Error, message string) int {
+	if wrong != nil {
+		i := strings.LastIndex(shown, wrong.Text)
+		if i < 0 || wrong.Text != arg && !strings.HasPrefix(arg, "-") {
+			return -1
+		}
+		return i + wrong.At
+	}
+	name, _, _ := strings.Cut(arg, "=")
+	for _, quoted := range []string{"unknown flag " + name, "unexpected argument " + arg, `"` + arg + `"`} {
+		if before, after, ok := strings.Cut(message, quoted); ok && (after == "" || strings.HasPrefix(after, ",")) || ok && before == "" {
+			return 0
+		}
+	}
+	return -1
 }
 
 type versionCommand struct{}

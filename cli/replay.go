@@ -49,8 +49,7 @@ func (r *replayCommand) Run(c *context) error {
 	}
 	opt, err := r.options(cfg)
 	if err != nil {
-		c.usage(err)
-		return nil
+		return usageError{err}
 	}
 	p := newProgress(c.stderr)
 	out := &output{json: r.JSON, w: c.stdout, progress: p}

@@ -1,0 +1,112 @@
+package cli_test
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+)
+
+// base is a table in which every row of CONNTRACK.md finds something.
+const base = `-I -t 1000 -u SEEN_REPLY,ASSURED -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1000 --dport 22 --state ESTABLISHED -m 7 --label-add one
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1001 --dport 22 --state SYN_SENT --label-add one,five
+-I -t 1000 -s 10.0.0.9 -d 10.0.1.2 -p tcp --sport 1002 --dport 80 --state ESTABLISHED -m 5 -u SEEN_REPLY
+-I -t 1000 -s fd00::1 -d fd00::2 -p tcp --sport 1000 --dport 22 --state SYN_SENT
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1000 --dport 53 -w 5 -m 1
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1001 --dport 53 --orig-zone 6
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1002 --dport 53 --reply-zone 7
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1003 --dport 53 -n 192.0.2.1
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1004 --dport 53 -g 192.0.2.1:5353 -u SEEN_REPLY,ASSURED,FIXED_TIMEOUT
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p udplite --sport 1003 --dport 53
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p sctp --sport 1000 --dport 22 --state COOKIE_WAIT --orig-vtag 7 --reply-vtag 8
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 77
+-I -t 1000 -s fd00::1 -d fd00::2 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 77
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p gre --srckey 0x10 --dstkey 0x20
+-I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p 50
+-I -t 1000 -s 10.0.0.11 -d 10.0.0.2 -p udp --sport 1000 --dport 53
+-I -t 1000 -s 10.0.0.12 -d 10.0.0.2 -p udp --sport 1000 --dport 53 --label-add one,five
+`
+
+// counterparts are the rows of CONNTRACK.md.
+func counterparts(t *testing.T) (rows [][2]string) {
+	text, err := os.ReadFile("CONNTRACK.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("(?m)^\\| `(conntrack .*)` \\| `(cthelper .*)` \\|$")
+	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
+		rows = append(rows, [2]string{strings.ReplaceAll(m[1], `\|`, "|"), strings.ReplaceAll(m[2], `\|`, "|")})
+	}
+	if len(rows) < 80 {
+		t.Fatalf("found %d rows", len(rows))
+	}
+	return rows
+}
+
+// passing is what differs from one moment, or one namespace, to another; timeouts count to 10 seconds.
+var (
+	passing = regexp.MustCompile(` (id|use|delta-time)=\d+|\[start=[^]]*\]|<(id|use|deltatime)>\d+|cpu=\d+|(found|search_restart|clash_resolve|insert)=\d+`)
+	timeout = regexp.MustCompile(`^((?:ipv\d +\d+ )?\w+ +\d+ )(\d+)|(<timeout>|-t )(\d+)`)
+)
+
+func steady(output string) []string {
+	all := lines(output)
+	for i := range all {
+		all[i] = timeout.ReplaceAllStringFunc(passing.ReplaceAllString(all[i], ""), func(s string) string {
+			m := timeout.FindStringSubmatch(s)
+			n, _ := strconv.Atoi(m[2] + m[4])
+			return m[1] + m[3] + strconv.Itoa((n+5)/10*10)
+		})
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestCounterparts runs each row of CONNTRACK.md: both print the same, end with the same code and leave the same table.
+func TestCounterparts(t *testing.T) {
+	theirs, ours := netnstest.New(t), netnstest.New(t)
+	file := t.TempDir() + "/base"
+	if err := os.WriteFile(file, []byte(base), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []*netnstest.NS{theirs, ours} {
+		ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+		ns.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
+		ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label 1 counter")
+	}
+	run := func(ns *netnstest.NS, command string) (code int, printed, left []string) {
+		code, stdout, stderr := shell(t, ns, "cthelper flush 2>/dev/null; cthelper restore "+file+" 2>/dev/null || exit 97\n{ "+command+
+			"\n}\ncode=$?; echo =====; conntrack -L -o labels 2>/dev/null; exit $code")
+		if code > 90 {
+			t.Fatalf("%s: exit %d\n%s", command, code, stderr)
+		}
+		before, after, _ := strings.Cut(stdout, "=====\n")
+		return code, steady(before), steady(after)
+	}
+	silent := 0
+	_, _, untouched := run(theirs, "true")
+	for _, row := range counterparts(t) {
+		code, printed, left := run(theirs, row[0])
+		gotCode, gotPrinted, gotLeft := run(ours, row[1])
+		if gotCode != code {
+			t.Errorf("%s: exit %d\n%s: exit %d", row[0], code, row[1], gotCode)
+		}
+		if !slices.Equal(printed, gotPrinted) {
+			t.Errorf("%s prints\n%s\n%s prints\n%s", row[0], strings.Join(printed, "\n"), row[1], strings.Join(gotPrinted, "\n"))
+		}
+		if !slices.Equal(left, gotLeft) {
+			t.Errorf("%s leaves\n%s\n%s leaves\n%s", row[0], strings.Join(left, "\n"), row[1], strings.Join(gotLeft, "\n"))
+		}
+		if code == 0 && len(strings.Join(printed, "")) == 0 && slices.Equal(left, untouched) {
+			silent++
+			t.Logf("%s: prints and changes nothing", row[0])
+		}
+	}
+	if silent > 4 { // tables that are empty, what is there already
+		t.Errorf("%d rows have nothing to do", silent)
+	}
+}

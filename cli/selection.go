@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cthelperd/cthelperd/cli/criteria"
+	"github.com/cthelperd/cthelperd/cli/format"
+	"github.com/cthelperd/cthelperd/cli/names"
+	"github.com/cthelperd/cthelperd/cli/where"
+	"github.com/cthelperd/cthelperd/flows"
+)
+
+// rendering are the options that say how connections are written.
+type rendering struct {
+	Output  format.Output `short:"o" placeholder:"KIND" group:"Output" help:"table (the default), conntrack, xml, json, csv, save, or of conntrack(8): extended, id, timestamp, ktimestamp, labels, userspace; several with commas."`
+	Columns []string      `placeholder:"NAME" group:"Output" help:"The table's columns: NAME[,NAME]; see 'cthelper fields'."`
+}
+
+// printer begins an output.
+func (o *rendering) printer(c *context, labels *names.Labels, events bool) (*format.Printer, error) {
+	kind := o.Output
+	if kind.Kind == "" {
+		kind.Kind = format.Table
+	}
+	return format.New(c.stdout, format.Options{
+		Output: kind, Names: labels, Width: c.width(), Columns: o.Columns, Events: events, Now: time.Now,
+	})
+}
+
+// selection is a condition and what belongs to it.
+type selection struct {
+	*where.Expr
+	filter *flows.Filter
+	labels *names.Labels
+	any    bool // no condition at all
+}
+
+// choose reads the options of a condition; more may be nil.
+func (c *context) choose(m *criteria.Match, more *criteria.More) (*selection, error) {
+	labels, err := names.LoadLabels()
+	if err != nil {
+		return nil, err
+	}
+	text, err := m.Condition(more)
+	if err != nil {
+		return nil, err
+	}
+	if m.Where != "" {
+		if _, err := where.Compile(m.Where, labels); err != nil {
+			return nil, err // with places in what the user wrote
+		}
+		if text != "" {
+			text = text + " && (" + m.Where + ")"
+		} else {
+			text = m.Where
+		}
+	}
+	expr, err := where.Compile(text, labels)
+	if err != nil {
+		return nil, err
+	}
+	return &selection{Expr: expr, filter: expr.Filter(time.Now()), labels: labels, any: text == ""}, nil
+}
+
+// warn says which fields of the condition are always zero, and why.
+func (c *context) warn(s *selection) {
+	accounting, counted := s.Needs(where.NeedsAccounting)
+	timestamps, timed := s.Needs(where.NeedsTimestamps)
+	if !counted && !timed {
+		return
+	}
+	settings, err := flows.ReadSettings()
+	if err != nil {
+		return // it is a hint only
+	}
+	if counted && settings.Accounting == 0 {
+		c.say("%s is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1; connections that there are stay at zero", accounting)
+	}
+	if timed && settings.Timestamps == 0 {
+		c.say("%s is not known: sysctl -w net.netfilter.nf_conntrack_timestamp=1; of connections that there are it stays so", timestamps)
+	}
+}
+
+// judged says for how many flows the condition had no value.
+func (s *selection) judged() error {
+	if n, why := s.Failed(); n > 0 {
+		return fmt.Errorf("the condition has no value for %d connections, which were left out: %w", n, why)
+	}
+	return nil
+}
+
+// say writes a line for people.
+func (c *context) say(format string, args ...any) {
+	fmt.Fprintf(c.stderr, "cthelper: "+format+"\n", args...)
+}
+
+func connections(n uint64) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+// explain prints what of the condition is tested where.
+func (c *context) explain(t *flows.Table, s *selection) error {
+	_, err := fmt.Fprint(c.stdout, s.Explain(t.Plan(s.filter)))
+	return err
+}

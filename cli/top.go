@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/gdamore/tcell/v2"
+
+	"github.com/cthelperd/cthelperd/cli/caret"
+	"github.com/cthelperd/cthelperd/cli/criteria"
+	"github.com/cthelperd/cthelperd/cli/top"
+	"github.com/cthelperd/cthelperd/flows"
+)
+
+type topCommand struct {
+	criteria.Match
+	criteria.More
+	Sort     string        `enum:"rate,bytes,packets,age,timeout,source,destination,proto,state" default:"rate" placeholder:"KEY" group:"View" help:"Sort by rate, bytes, packets, age, timeout, source, destination, proto or state."`
+	Interval time.Duration `default:"2s" placeholder:"TIME" group:"View" help:"Time between two pictures."`
+	Tree     bool          `group:"View" help:"Announced connections below those that announced them."`
+}
+
+func (topCommand) Help() string {
+	return `The key h shows what keys do. The first 500 connections in the order at hand are shown; totals are of all that match.
+
+Examples:
+  cthelper top
+  cthelper top --where 'orig.dst.in("192.0.2.0/24")' --sort bytes`
+}
+
+func (k *topCommand) Run(c *context) error {
+	s, err := c.choose(&k.Match, &k.More)
+	if err != nil {
+		return err
+	}
+	if k.Interval < 100*time.Millisecond {
+		return &caret.Error{Text: k.Interval.String(), Message: "want at least 100ms"}
+	}
+	list, err := flows.Open()
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	kill, err := flows.Open()
+	if err != nil {
+		return err
+	}
+	defer kill.Close()
+	hint := ""
+	if settings, err := flows.ReadSettings(); err == nil && settings.Accounting == 0 {
+		hint = "bytes and packets are not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"
+	}
+	screen, err := tcell.NewScreen()
+	if err != nil {
+		return err
+	}
+	// What the options say stays in force; the expression that is typed goes on top.
+	given := k.Where
+	k.Where = ""
+	compile := func(text string) (*flows.Filter, error) {
+		k.Where = text
+		chosen, err := c.choose(&k.Match, &k.More)
+		if err != nil {
+			return nil, err
+		}
+		return chosen.Filter(time.Now()), nil
+	}
+	return top.Run(top.Options{
+		Screen: screen, List: list.List, Count: list.Count, Delete: kill.Delete, Compile: compile,
+		Filter: given, Base: s.filter, Every: k.Interval, Sort: k.Sort, Tree: k.Tree, Hint: hint, Now: time.Now,
+	})
+}
