@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"bytes"
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -155,12 +156,9 @@ func (m *message) readURI(b []byte, whole span, k kind) uri {
 	}
 	at++
 	u.user = span{at, at}
-	for i := whole.end - 1; i >= at; i-- {
-		if b[i] == '@' { // in the rest it must be escaped
-			u.user.end = i
-			at = i + 1
-			break
-		}
+	if i := bytes.LastIndexByte(b[at:whole.end], '@'); i >= 0 { // behind the user it must be escaped
+		u.user.end = at + i
+		at += i + 1
 	}
 	s := scanner{b, at, whole.end}
 	u.place = len(m.places)
@@ -236,14 +234,11 @@ func (m *message) readAddress(s *scanner, k kind) uri {
 			continue
 		case '<':
 			s.at++
-			inside := span{s.at, s.at}
-			for s.more() && s.b[s.at] != '>' {
-				s.at++
+			inside := span{s.at, s.end}
+			if n := bytes.IndexByte(s.b[s.at:s.end], '>'); n >= 0 {
+				inside.end = s.at + n
 			}
-			inside.end = s.at
-			if s.more() {
-				s.at++
-			}
+			s.at = min(inside.end+1, s.end)
 			return m.readURI(s.b, inside.trimmed(s.b), k)
 		case ',', ';': // without brackets, parameters and the next one are not the URI's
 			return m.readURI(s.b, span{from, s.at}.trimmed(s.b), k)

@@ -1,6 +1,9 @@
 package sip
 
-import "net/netip"
+import (
+	"bytes"
+	"net/netip"
+)
 
 // span is a part of the bytes at hand: b[off:end].
 type span struct{ off, end int }
@@ -256,9 +259,11 @@ func (s *scanner) element() bool {
 		case '"':
 			s.quoted()
 		case '<':
-			for s.at < s.end && s.b[s.at] != '>' {
-				s.at++
+			n := bytes.IndexByte(s.b[s.at:s.end], '>')
+			if n < 0 {
+				n = s.end - s.at
 			}
+			s.at += n
 		default:
 			s.at++
 		}
