@@ -289,7 +289,7 @@ func (c *call) addPart(p part) *part {
 	}
 	p.id = c.lastID
 	if c.parts == nil {
-		c.parts = make([]part, 0, 8) // audio and video of both sides
+		c.parts = make([]part, 0, 4) // audio of both sides
 	}
 	c.parts = append(c.parts, p)
 	return &c.parts[len(c.parts)-1]
