@@ -30,7 +30,6 @@ var (
 	errTwice   = errors.New("a header that must be alone stands there twice")
 	errCSeq    = errors.New("malformed CSeq")
 	errLength  = errors.New("malformed Content-Length")
-	errShort   = errors.New("shorter than its Content-Length")
 	errCallID  = errors.New("empty Call-ID")
 	errTooMuch = errors.New("too many addresses")
 )
@@ -105,16 +104,13 @@ func (m *message) reset() {
 func failure(off int, err error) error { return &helpers.ParseError{Off: off, Err: err} }
 
 // parse reads the message that begins at b[off] and is all of the rest but for what is behind its Content-Length. An
-// error is a *helpers.ParseError; then nothing of m counts.
+// error is a *helpers.ParseError; then nothing of m counts. A datagram that is shorter than that is read as far as it
+// goes: whoever refuses it (RFC 3261, section 18.3) says so, which takes the call back.
 func (m *message) parse(b []byte, off int) error {
 	if err := m.parseHead(b, off); err != nil {
 		return err
 	}
-	end := m.end(b)
-	if end > len(b) {
-		return failure(off, errShort)
-	}
-	return m.parseBody(b[:end])
+	return m.parseBody(b[:min(m.end(b), len(b))])
 }
 
 // end is where the message ends that has its head in b: that of a datagram without Content-Length with the datagram.

@@ -24,8 +24,9 @@ type session struct {
 	all   *shared
 	flows map[helpers.FlowID]*flow
 	table table
-	last  uint64 // Group.ID of the latest call or registration
-	desk  *desk  // nil but during a call and, under NAT, until Rewrite
+	last  uint64   // Group.ID of the latest call or registration
+	names [2]names // by host: what Rewrite has heard
+	desk  *desk    // nil but during a call and, under NAT, until Rewrite
 	steps int
 }
 

@@ -43,6 +43,8 @@ type Options struct {
 	Media uint32 `yaml:"max-media"`
 	// Body is how many bytes a body may have that is read. Headers are read all the same.
 	Body uint32 `yaml:"max-body"`
+	// FromTo has From and To rewritten under NAT too. They are names: nothing is sent to where they point.
+	FromTo bool `yaml:"from-to"`
 }
 
 // defaults are the options of a configuration that sets none.

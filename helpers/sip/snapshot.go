@@ -16,11 +16,17 @@ const version = 1
 
 var errState = errors.New("sip: damaged state")
 
-// AppendBinary implements helpers.Snapshotter: version, flows, calls from the oldest to the newest, checksum.
+// AppendBinary implements helpers.Snapshotter: version, names, flows, calls from the oldest to the newest, checksum.
 func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	start := len(b)
 	w := writer{append(b, version)}
 	w.number(s.last)
+	for _, n := range s.names {
+		w.number(uint64(n.via))
+		w.number(uint64(n.contact))
+		w.number(uint64(n.port))
+		w.number(uint64(n.at))
+	}
 	w.number(uint64(len(s.flows)))
 	for _, id := range slices.Sorted(maps.Keys(s.flows)) {
 		w.number(uint64(id))
@@ -121,6 +127,10 @@ func restore(state []byte, all *shared) (helpers.Session, error) {
 	r := reader{b: state[1:body]}
 	s := newSession(all)
 	s.last = r.number(any64)
+	for i := range s.names {
+		s.names[i].via, s.names[i].contact = known(r.number(uint64(outside))), known(r.number(uint64(outside)))
+		s.names[i].port, s.names[i].at = uint16(r.number(1<<16-1)), uint16(r.number(1<<16-1))
+	}
 	for range r.number(uint64(len(state))) {
 		id, f := helpers.FlowID(r.number(any64)), &flow{}
 		for i := range f {

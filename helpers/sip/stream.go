@@ -47,9 +47,7 @@ func (s *session) datagram(seg *helpers.Segment, d *direction, out *helpers.Resu
 	m := s.desk.blank()
 	err := m.parseHead(seg.Data, off)
 	if err == nil {
-		if end := m.end(seg.Data); end > len(seg.Data) {
-			err = failure(off, errShort)
-		} else if end-m.head.end > int(s.all.Body) {
+		if end := min(m.end(seg.Data), len(seg.Data)); end-m.head.end > int(s.all.Body) {
 			s.fail(m.head.end, errBody)
 		} else {
 			err = m.parseBody(seg.Data[:end])

@@ -1,0 +1,157 @@
+package sip
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
+
+// A translator knows end points, and with port 0 addresses, of one side by what the other sees.
+type translator map[string]string
+
+func (n translator) At(int) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+
+func (n translator) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
+	if to, ok := n[a.String()]; ok {
+		return netip.MustParseAddrPort(to), true
+	}
+	to, ok := n[a.Addr().String()]
+	if !ok {
+		return a, false
+	}
+	return netip.AddrPortFrom(netip.MustParseAddr(to), a.Port()), true
+}
+
+// The client 10.0.0.1 is seen as 203.0.113.1; its port 5060 as 61000.
+var (
+	snatFlow = helpers.Flow{
+		Transport: helpers.UDP,
+		Orig:      helpers.Tuple{Src: netip.MustParseAddrPort("10.0.0.1:5060"), Dst: netip.MustParseAddrPort("198.51.100.9:5060")},
+		Reply:     helpers.Tuple{Src: netip.MustParseAddrPort("198.51.100.9:5060"), Dst: netip.MustParseAddrPort("203.0.113.1:61000")},
+	}
+	outward = translator{"10.0.0.1": "203.0.113.1", "10.0.0.1:5060": "203.0.113.1:61000", "10.0.0.1:4000": "203.0.113.1:4002",
+		"10.0.0.1:4001": "203.0.113.1:4003"}
+	inward = translator{"203.0.113.1": "10.0.0.1", "203.0.113.1:61000": "10.0.0.1:5060", "203.0.113.1:4002": "10.0.0.1:4000",
+		"203.0.113.1:4711": "10.0.0.2:4000"} // a neighbour
+)
+
+// rewritten gives what becomes of a message; lines of text end with CRLF on the wire.
+func rewritten(t *testing.T, text string, dir helpers.Dir, fromTo bool, reader names) string {
+	t.Helper()
+	data := []byte(strings.ReplaceAll(text, "\n", "\r\n"))
+	var m message
+	if err := m.parse(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	nat := outward
+	if dir == helpers.Reply {
+		nat = inward
+	}
+	flow := snatFlow
+	e := editor{message: &m, seg: &helpers.Segment{Flow: &flow, Dir: dir, Data: data}, nat: nat, fromTo: fromTo, sender: &names{}, reader: reader}
+	var b []byte
+	at := 0
+	for _, c := range e.rewrite() {
+		if c.Off < at || c.Len == 0 {
+			t.Fatalf("edit of %d bytes at %d, the one before ends at %d", c.Len, c.Off, at)
+		}
+		b = append(append(b, data[at:c.Off]...), c.New...)
+		at = c.Off + c.Len
+	}
+	return strings.ReplaceAll(string(append(b, data[at:]...)), "\r\n", "\n")
+}
+
+const (
+	outgoing = `INVITE sip:bob@198.51.100.9 SIP/2.0
+Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK1;rport, SIP/2.0/UDP 10.0.0.1:5062;branch=z9hG4bK0
+Max-Forwards: 70
+From: <sip:alice@10.0.0.1>;tag=1
+To: <sip:bob@198.51.100.9>
+Call-ID: 1@10.0.0.1
+CSeq: 1 INVITE
+Contact: "10.0.0.1" <sip:10.0.0.1@10.0.0.1:5060;x=10.0.0.1>;q=1
+Record-Route: <sip:10.0.0.1:5060;lr>, <sip:10.0.0.77:5060;lr>, <sip:alice.example.net;maddr=10.0.0.1>
+Refer-To: <sip:carol@10.0.0.1>
+Subject: 10.0.0.1
+Content-Type: application/sdp
+Content-Length: SIZE
+
+v=0
+o=alice 1 1 IN IP4 10.0.0.1
+s=10.0.0.1
+c=IN IP4 10.0.0.1
+t=0 0
+m=audio 4000 RTP/AVP 0
+a=rtcp:4001 IN IP4 10.0.0.1
+a=candidate:1 1 UDP 1 10.0.0.1 4000 typ host
+a=candidate:2 1 UDP 2 203.0.113.1 4002 typ srflx raddr 10.0.0.1 rport 4000
+m=video 0 RTP/AVP 31
+m=image 4600 udptl t38
+c=IN IP4 192.0.2.200
+`
+	incoming = `SIP/2.0 200 OK
+Via: SIP/2.0/UDP 203.0.113.1:61000;branch=z9hG4bK1;received=203.0.113.1;rport=61000
+Via: SIP/2.0/UDP 203.0.113.1:5062;received=203.0.113.1
+From: <sip:alice@203.0.113.1>;tag=1
+To: <sip:bob@198.51.100.9>;tag=2
+Call-ID: 1@10.0.0.1
+CSeq: 1 REGISTER
+Contact: <sip:alice@203.0.113.1:61000>;expires=3600, <sip:alice@203.0.113.1:4711>
+Content-Length: 0
+
+`
+)
+
+func TestRewrite(t *testing.T) {
+	sized := func(text string) string {
+		_, body, _ := strings.Cut(text, "\n\n")
+		n := len(body) + strings.Count(body, "\n")
+		return strings.Replace(text, "SIZE", strconv.Itoa(n), 1)
+	}
+	changed := func(text string, pairs ...string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if !strings.Contains(text, pairs[i]) {
+				t.Fatalf("no %q in the message", pairs[i])
+			}
+			text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+		}
+		return sized(text)
+	}
+	for _, tt := range []struct {
+		name, text string
+		dir        helpers.Dir
+		fromTo     bool
+		reader     names
+		want       string
+	}{
+		{"request from inside", sized(outgoing), helpers.Original, false, names{}, changed(outgoing,
+			"UDP 10.0.0.1;", "UDP 203.0.113.1:61000;",
+			"10.0.0.1@10.0.0.1:5060;", "10.0.0.1@203.0.113.1:61000;",
+			"<sip:10.0.0.1:5060;lr>", "<sip:203.0.113.1:61000;lr>",
+			"maddr=10.0.0.1", "maddr=203.0.113.1",
+			"IN IP4 10.0.0.1", "IN IP4 203.0.113.1",
+			"m=audio 4000", "m=audio 4002", "a=rtcp:4001", "a=rtcp:4003",
+			"10.0.0.1 4000 typ host", "203.0.113.1 4002 typ host", "raddr 10.0.0.1 rport 4000", "raddr 203.0.113.1 rport 4002")},
+		{"From and To too", sized(outgoing), helpers.Original, true, names{}, "?alice@203.0.113.1>;tag=1"},
+		{"response from outside", incoming, helpers.Reply, false, names{}, changed(incoming,
+			"UDP 203.0.113.1:61000;branch=z9hG4bK1;received=203.0.113.1;rport=61000",
+			"UDP 10.0.0.1:5060;branch=z9hG4bK1;received=10.0.0.1;rport=5060",
+			"alice@203.0.113.1:61000", "alice@10.0.0.1:5060", "alice@203.0.113.1:4711", "alice@10.0.0.2:4000")},
+		{"response to one that knows its outside", incoming, helpers.Reply, false, names{via: outside, contact: outside}, changed(incoming,
+			"alice@203.0.113.1:4711", "alice@203.0.113.1:4711")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := rewritten(t, tt.text, tt.dir, tt.fromTo, tt.reader)
+			if part, ok := strings.CutPrefix(tt.want, "?"); ok {
+				if !strings.Contains(got, part) {
+					t.Errorf("no %q in\n%s", part, got)
+				}
+			} else if got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+		})
+	}
+}
