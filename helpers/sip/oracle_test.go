@@ -39,7 +39,7 @@ func differsFromSipgo(data []byte) string {
 		return "sipgo accepts it: " + err.Error()
 	}
 	var w differences
-	w.same("Call-ID", unfolded(m.callID.of(data)), theirs.CallID().Value())
+	w.same("Call-ID", unfolded(m.callID.of(data)), unfolded([]byte(theirs.CallID().Value())))
 	w.same("CSeq", strconv.FormatUint(uint64(m.cseq), 10), strconv.FormatUint(uint64(theirs.CSeq().SeqNo), 10))
 	w.same("body", string(m.body.of(data)), string(theirs.Body()))
 	length := "-1"
@@ -47,8 +47,6 @@ func differsFromSipgo(data []byte) string {
 		length = head.ContentLength().Value()
 	}
 	w.same("Content-Length", strconv.Itoa(m.length), length)
-	w.tag("From", m.fromTag.of(data), theirs.From().Params)
-	w.tag("To", m.toTag.of(data), theirs.To().Params)
 	var contact *sipgo.ContactHeader
 	switch x := theirs.(type) {
 	case *sipgo.Request:
@@ -114,12 +112,6 @@ func (w *differences) same(what, here, there string) {
 	}
 }
 
-func (w *differences) tag(what string, here []byte, params sipgo.HeaderParams) {
-	if there, ok := params.Get("tag"); ok && token(there) {
-		w.same(what+"'s tag", string(here), there)
-	}
-}
-
 func (w *differences) uri(what string, m *message, data []byte, k kind, there sipgo.Uri) {
 	if !strings.EqualFold(there.Scheme, "sip") && !strings.EqualFold(there.Scheme, "sips") {
 		return
@@ -129,16 +121,23 @@ func (w *differences) uri(what string, m *message, data []byte, k kind, there si
 
 // host compares the first place of a kind.
 func (w *differences) host(what string, m *message, data []byte, k kind, host string, port int) {
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil || port < 0 || port > 65535 {
+	if inside, ok := strings.CutPrefix(host, "["); ok {
+		host = strings.TrimSuffix(inside, "]")
+	}
+	if _, err := netip.ParseAddr(host); err != nil || port < 0 || port > 65535 {
 		return // a name
 	}
+	written := func(before, after string) bool { return bytes.Contains(data, []byte(before+host+after)) }
+	if strings.Contains(host, ":") && !written("@[", "]") && !written(":[", "]") && !written(" [", "]") ||
+		written("", "]") && !strings.Contains(host, ":") {
+		return // brackets are not where they must be, or where they must not be
+	}
 	for _, p := range m.places {
-		if p.kind == k {
-			w.same(what, string(p.host.of(data))+":"+strconv.Itoa(int(p.addr.Port())), strings.Trim(host, "[]")+":"+strconv.Itoa(port))
+		if p.kind == k && (port > 0 || p.addr.Port() == 0) { // sipgo has no port where it cannot read it
+			w.same(what, string(p.host.of(data))+":"+strconv.Itoa(int(p.addr.Port())), host+":"+strconv.Itoa(port))
 			return
 		}
 	}
-	w.same(what, "", host)
 }
 
 // FuzzAgainstPion: what pion's SDP accepts and understands is understood the same.
