@@ -114,6 +114,7 @@ func (p piece) read(b []byte, side, body int) ([]byte, error) {
 // message is a SIP message that a side sends.
 type message struct {
 	from       int
+	held       bool
 	head, body []piece
 }
 
@@ -396,8 +397,9 @@ type agent struct {
 	flow         *point // its end of the connection
 	aware        bool   // it knows its outside address (STUN, an outbound proxy) and writes that
 	via, contact piece
-	route        []any // its own Record-Route, if it is a proxy
+	address      netip.Addr // its own, even if it does not write it
 	streams      []*stream
+	points       []*point // all but flow
 	version      int
 }
 
@@ -424,7 +426,6 @@ type dialog struct {
 	record      bool     // the caller is a proxy that stays in the dialog
 	established bool
 	perMedia    bool // c= below each m=
-	inverse     func(sent, got []byte, from int)
 }
 
 func (d *dialog) chance(percent int) bool { return d.rnd.IntN(100) < percent }
@@ -435,6 +436,7 @@ func (a *agent) point(port int) *point {
 	if own == out {
 		p.seen = p.real
 	}
+	a.points = append(a.points, p)
 	return p
 }
 
@@ -444,6 +446,7 @@ func newAgent(rnd *rand.Rand, k *connection, side int, user string) *agent {
 	if side == 1 {
 		a.flow = &point{side: side, real: r.Src, seen: o.Dst}
 	}
+	a.address = a.flow.real.Addr()
 	if a.aware = rnd.IntN(5) == 0; a.aware {
 		a.flow.real = a.flow.seen
 	}
@@ -468,13 +471,16 @@ func newAgent(rnd *rand.Rand, k *connection, side int, user string) *agent {
 }
 
 func (a *agent) stream(rnd *rand.Rand) *stream {
-	first := 4000 + 2*rnd.IntN(40)
+	first := 4000 + 500*a.side + 20*len(a.points) + 2*rnd.IntN(2)
+	if a.aware { // who has asked for a port has got a free one
+		first += 10000 + 1000*int(a.flow.seen.Port()%8)
+	}
 	s := &stream{kind: "audio", proto: "RTP/AVP", rtp: a.point(first)}
 	switch rnd.IntN(8) {
 	case 0:
 		s.rtcp = a.point(first + 1)
 	case 1:
-		s.rtcp = a.point(first + 101 + rnd.IntN(20))
+		s.rtcp = a.point(first + 7 + rnd.IntN(8))
 	case 2:
 		s.kind, s.proto = "video", "RTP/SAVPF"
 		s.mux = true
@@ -619,8 +625,8 @@ func (d *dialog) rport(from int) string {
 }
 
 func (d *dialog) end(m *message, a *agent, body int) {
-	if body != nothing {
-		d.describe(m, a, body == held)
+	if m.held = body == held; body != nothing {
+		d.describe(m, a, m.held)
 	}
 	m.line("Content-Length: ", piece{form: length})
 }
@@ -782,42 +788,70 @@ func (d *dialog) talk(send func(m *message)) {
 			send(d.request(from, "ACK", nothing))
 		}
 	}
+	if d.chance(50) {
+		return // the call goes on
+	}
 	bye := d.request(d.rnd.IntN(2), "BYE", nothing)
 	send(bye)
 	send(d.response(bye, "200 OK", nothing))
 }
 
 // Every address that the other side sees is the outside one; nothing else is changed but Content-Length, which is right.
+// Media reach where they are announced, RTP and RTCP as a pair. A copy of a message leaves as the first one did. And a
+// NAT the other way round makes of it what it was.
 func TestNAT(t *testing.T) {
 	const dialogs = 1000
 	sites := []site{
 		{name: "no NAT"}, {name: "no NAT, IPv6", ipv6: true},
 		{name: "SNAT", snat: true}, {name: "SNAT with ports", snat: true, port: true}, {name: "SNAT, IPv6", ipv6: true, snat: true},
-		{name: "DNAT", dnat: true}, {name: "DNAT, IPv6", ipv6: true, dnat: true},
-		{name: "SNAT and DNAT", snat: true, dnat: true}, {name: "SNAT with ports and DNAT, IPv6", ipv6: true, snat: true, dnat: true, port: true},
+		{name: "DNAT", dnat: true}, {name: "DNAT, IPv6", ipv6: true, dnat: true}, {name: "SNAT and DNAT", snat: true, dnat: true},
+		{name: "SNAT with ports and DNAT, IPv6", ipv6: true, snat: true, dnat: true, port: true},
 	}
-	for seed := range uint64(dialogs) {
+	checked := map[string]int{}
+	for seed, made := uint64(0), 0; made < dialogs; seed++ {
 		rnd := rand.New(rand.NewPCG(seed, 5))
 		s := sites[rnd.IntN(len(sites))]
 		transport := []helpers.Transport{helpers.UDP, helpers.UDP, helpers.TCP}[rnd.IntN(3)]
 		fromTo := rnd.IntN(4) == 0
 		w := newFirewall(t, options(fromTo))
-		for n := range 1 + rnd.IntN(3) {
+		for n := range 1 + rnd.IntN(3) { // neighbours, who have the same ports
 			s.port = s.port || s.snat && n > 0
+			made++
 			k := w.connect(s.conn(transport, n))
+			c := k.conn
+			inverse := newFirewall(t, options(fromTo)).connect(engine.Conn{
+				Transport: c.Transport, Adjustable: true,
+				Orig: helpers.Tuple{Src: c.Reply.Dst, Dst: c.Reply.Src}, Reply: helpers.Tuple{Src: c.Orig.Dst, Dst: c.Orig.Src},
+			})
 			d := newDialog(rnd, k, n, fromTo)
 			d.talk(func(m *message) {
 				if t.Failed() {
 					return
 				}
-				for range 1 + rnd.IntN(5)/4*int(transport/helpers.UDP) {
-					sent := m.write(m.from)
-					got := k.say(m.from, sent)
-					if err := m.read(got, 1-m.from); err != nil {
-						t.Errorf("seed %d, %s %v, dialog %d, side %d: %v\nsent\n%s\ngot\n%s\nconnection %v | %v\n%s", seed, s.name, transport, n, m.from, err,
-							sent, got, k.conn.Orig, k.conn.Reply, strings.Join(w.refused, "\n"))
-						return
+				sent := m.write(m.from)
+				got := k.say(m.from, sent)
+				err := m.read(got, 1-m.from)
+				if err == nil && transport == helpers.UDP && d.chance(20) {
+					checked["copies"]++
+					if again := k.say(m.from, sent); !bytes.Equal(again, got) {
+						err = fmt.Errorf("a copy left as\n%s", again)
 					}
+				}
+				if err == nil {
+					err = d.reached(m, checked)
+				}
+				if err == nil && d.invertible() {
+					checked["inverse"]++
+					if was := inverse.say(m.from, got); !bytes.Equal(was, sent) {
+						err = fmt.Errorf("the way back made\n%s", was)
+					}
+				}
+				if !bytes.Equal(sent, got) {
+					checked["changed"]++
+				}
+				if err != nil {
+					t.Errorf("seed %d, %s, %v, dialog %d, from side %d: %v\nsent\n%s\ngot\n%s\n%v | %v\n%s", seed, s.name, transport, n,
+						m.from, err, sent, got, c.Orig, c.Reply, strings.Join(w.refused, "\n"))
 				}
 			})
 			if t.Failed() {
@@ -825,6 +859,66 @@ func TestNAT(t *testing.T) {
 			}
 		}
 	}
+	for _, what := range []string{"changed", "copies", "inverse", "media", "pairs", "moved"} {
+		if checked[what] < 100 {
+			t.Errorf("%s: only %d", what, checked[what])
+		}
+	}
+	t.Log(checked)
+}
+
+// reached checks where the media of a description that was just sent will go.
+func (d *dialog) reached(m *message, checked map[string]int) error {
+	if len(m.body) == 0 || m.held {
+		return nil
+	}
+	w := d.k.firewall
+	for _, s := range d.agents[m.from].streams {
+		if s.off || s.foreign != "" {
+			continue
+		}
+		checked["media"]++
+		at, to := s.rtp.seen, s.rtp.real
+		if at.Port() != to.Port() {
+			checked["moved"]++
+		}
+		if own := d.agents[m.from]; own.aware {
+			to = netip.AddrPortFrom(own.address, to.Port())
+		}
+		if !w.leads(helpers.UDP, at, to) {
+			return fmt.Errorf("%v does not lead to %v", at, to)
+		}
+		if s.kind != "audio" {
+			continue
+		}
+		if at, to = next(at), next(to); s.rtcp != nil {
+			at, to = s.rtcp.seen, netip.AddrPortFrom(to.Addr(), s.rtcp.real.Port())
+		} else if checked["pairs"]++; at.Port()%2 != to.Port()%2 {
+			return fmt.Errorf("%v is seen at %v", to, at)
+		}
+		if !w.leads(helpers.UDP, at, to) {
+			return fmt.Errorf("%v does not lead to %v, where RTCP is awaited", at, to)
+		}
+	}
+	return nil
+}
+
+func next(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), a.Port()+1) }
+
+// invertible tells whether both sides write what they are on their own side, and no port but the connection's has
+// changed.
+func (d *dialog) invertible() bool {
+	for _, a := range d.agents {
+		if a.aware {
+			return false
+		}
+		for _, p := range a.points {
+			if p.seen.Port() != 0 && p.seen.Port() != p.real.Port() {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func options(fromTo bool) any {

@@ -8,12 +8,6 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
-// Default ports, RFC 3261, section 19.1.2.
-const (
-	defaultPort       = 5060
-	defaultSecurePort = 5061
-)
-
 // known is by which of its addresses a host calls itself.
 type known uint8
 
@@ -185,6 +179,8 @@ func (e *editor) uri(p *place) {
 	switch {
 	case a.Addr() == e.seen(reader).Addr() && e.reader.outsideContact():
 		return
+	case a == e.seen(reader):
+		to, ok = e.real(reader), true
 	case a == netip.AddrPortFrom(e.seen(reader).Addr(), e.reader.at):
 		to, ok = netip.AddrPortFrom(e.real(reader).Addr(), e.reader.port), true
 	case p.expect >= 0:
@@ -208,9 +204,9 @@ func (p *place) endPoint() netip.AddrPort {
 	case p.addr.Port() > 0 || !p.addr.Addr().IsValid():
 		return p.addr
 	case p.secure:
-		return netip.AddrPortFrom(p.addr.Addr(), defaultSecurePort)
+		return netip.AddrPortFrom(p.addr.Addr(), securePort)
 	}
-	return netip.AddrPortFrom(p.addr.Addr(), defaultPort)
+	return netip.AddrPortFrom(p.addr.Addr(), signalPort)
 }
 
 // header writes b in the place of a, with a port if it is another one than that which is meant without.
@@ -237,7 +233,8 @@ func (e *editor) described(p *place) (netip.AddrPort, bool) {
 	if p.addr.Port() == 0 || !p.addr.Addr().IsValid() {
 		return p.addr, false
 	}
-	to, ok := p.addr, false
+	var to netip.AddrPort
+	var ok bool
 	if p.expect >= 0 && p.addr.Addr() == e.real(e.seg.Dir).Addr() {
 		to, ok = e.nat.At(int(p.expect)) // refused: neither is it told
 	} else {
