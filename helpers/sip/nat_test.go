@@ -392,7 +392,7 @@ func (s site) conn(transport helpers.Transport, n int) engine.Conn {
 
 // agent is a user agent of a dialog.
 type agent struct {
-	side         int
+	side, call   int
 	user         string
 	flow         *point // its end of the connection
 	aware        bool   // it knows its outside address (STUN, an outbound proxy) and writes that
@@ -440,9 +440,9 @@ func (a *agent) point(port int) *point {
 	return p
 }
 
-func newAgent(rnd *rand.Rand, k *connection, side int, user string) *agent {
+func newAgent(rnd *rand.Rand, k *connection, side, call int, user string) *agent {
 	o, r := k.conn.Orig, k.conn.Reply
-	a := &agent{side: side, user: user, flow: &point{side: side, real: o.Src, seen: r.Dst}}
+	a := &agent{side: side, call: call, user: user, flow: &point{side: side, real: o.Src, seen: r.Dst}}
 	if side == 1 {
 		a.flow = &point{side: side, real: r.Src, seen: o.Dst}
 	}
@@ -472,8 +472,8 @@ func newAgent(rnd *rand.Rand, k *connection, side int, user string) *agent {
 
 func (a *agent) stream(rnd *rand.Rand) *stream {
 	first := 4000 + 500*a.side + 20*len(a.points) + 2*rnd.IntN(2)
-	if a.aware { // who has asked for a port has got a free one
-		first += 10000 + 1000*int(a.flow.seen.Port()%8)
+	if a.aware || a.side == 1 { // who has asked for a port has got a free one; a host has each port once
+		first += 10000 + 1000*a.call
 	}
 	s := &stream{kind: "audio", proto: "RTP/AVP", rtp: a.point(first)}
 	switch rnd.IntN(8) {
@@ -682,7 +682,7 @@ func (d *dialog) response(to *message, status string, body int) *message {
 func newDialog(rnd *rand.Rand, k *connection, n int, fromTo bool) *dialog {
 	d := &dialog{rnd: rnd, k: k, caller: rnd.IntN(2), perMedia: rnd.IntN(2) == 0}
 	for side, user := range []string{"alice", "bob"} {
-		d.agents[side] = newAgent(rnd, k, side, user)
+		d.agents[side] = newAgent(rnd, k, side, n, user)
 	}
 	for side := range d.uris {
 		at := d.agents[side].flow
@@ -814,7 +814,7 @@ func TestNAT(t *testing.T) {
 		transport := []helpers.Transport{helpers.UDP, helpers.UDP, helpers.TCP}[rnd.IntN(3)]
 		fromTo := rnd.IntN(4) == 0
 		w := newFirewall(t, options(fromTo))
-		for n := range 1 + rnd.IntN(3) { // neighbours, who have the same ports
+		for n := range 1 + rnd.IntN(6) { // neighbours, who have the same ports
 			s.port = s.port || s.snat && n > 0
 			made++
 			k := w.connect(s.conn(transport, n))
