@@ -133,9 +133,7 @@ func (s *session) inCall(seg *helpers.Segment, m *message, out *helpers.Result) 
 		if !m.begins() {
 			return
 		}
-		if c = s.begin(&k, m, out); c == nil {
-			return
-		}
+		c = s.begin(seg, &k, m, out)
 	}
 	tag := tagOf(m.toTag.of(b)) // of the called side
 	if c.key.caller != requester {
@@ -159,15 +157,25 @@ func (m *message) begins() bool {
 }
 
 // begin makes room for a call.
-func (s *session) begin(k *key, m *message, out *helpers.Result) *call {
+func (s *session) begin(seg *helpers.Segment, k *key, m *message, out *helpers.Result) *call {
 	if s.table.used >= int(s.all.Calls) {
 		s.fail(m.callID.off, errTooManyCalls)
 		s.forget(&s.table.entries[s.table.oldest], out)
 	}
 	c := s.table.add(s.all.seed, k)
+	if s.last == 0 && seg.Flow.Announced != nil {
+		s.last = familyOf(seg.Flow)
+	}
 	s.last++
 	c.id = s.last
 	return c
+}
+
+// familyOf is where the numbers of groups begin in a session that a registration led to. Its groups are known to the
+// session of the registration too, whose numbers are lower, and to those of other callers.
+func familyOf(f *helpers.Flow) uint64 {
+	a, b := f.Orig.Src.Addr().As16(), f.Reply.Src.Addr().As16()
+	return max(1, (tagOf(a[:])^tagOf(b[:]))>>32) << 32
 }
 
 // forget cancels all of a call.

@@ -55,9 +55,7 @@ func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key,
 		if len(m.contacts) == 0 {
 			return // a question, or the end of what is not known
 		}
-		if c = s.begin(k, m, out); c == nil {
-			return
-		}
+		c = s.begin(seg, k, m, out)
 	}
 	c.cseq, c.expires, c.clears = m.cseq, int32(min(m.expires, 1<<31-1)), m.star
 	for i := range m.contacts {
@@ -137,24 +135,34 @@ func (s *session) registered(seg *helpers.Segment, m *message, c *call, out *hel
 
 // grant is for how many seconds a contact is registered by an answer: its expires parameter, the header, what was
 // asked for, or the default. A registrar lists all contacts that are; one that lists none is believed to do what was
-// asked.
+// asked. Behind a NAT the listed address is another one, our own outside one if the NAT is here.
 func (c *call) grant(seg *helpers.Segment, m *message, p *part, byDefault int) int {
+	outside := seg.Flow.Peer(seg.Dir).Addr()
+	withdrawn := c.clears || p.asked == 0 || p.asked < 0 && c.expires == 0
 	listed, granted := false, -1
 	for i := range m.contacts {
 		x := &m.contacts[i]
 		end, ok := contactEnd(seg.Flow, m, x)
-		same := ok && end == p.endPoint
-		if same || !listed && p.user != 0 && tagOf(x.user.of(seg.Data)) == p.user { // the address may be a NAT's
+		switch {
+		case ok && end == p.endPoint:
+			return first(x.expires, m.expires, int(p.asked), int(c.expires), byDefault)
+		case !ok || withdrawn || tagOf(x.user.of(seg.Data)) != p.user || c.contact(end) != nil:
+		case !listed || end.to.Addr() == outside:
 			listed, granted = true, x.expires
 		}
 	}
-	if !listed && (len(m.contacts) > 0 || c.clears) {
+	if withdrawn || !listed && len(m.contacts) > 0 {
 		return 0
 	}
-	for _, n := range [...]int{granted, m.expires, int(p.asked), int(c.expires)} {
+	return first(granted, m.expires, int(p.asked), int(c.expires), byDefault)
+}
+
+// first is the first number that is given.
+func first(numbers ...int) int {
+	for _, n := range numbers {
 		if n >= 0 {
 			return n
 		}
 	}
-	return byDefault
+	return 0
 }

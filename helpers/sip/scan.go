@@ -12,8 +12,8 @@ func (s span) of(b []byte) []byte { return b[s.off:s.end] }
 func (s span) empty() bool        { return s.off == s.end }
 func (s span) len() int           { return s.end - s.off }
 
-// trimmed is the span with both ends moved inwards over white space, of which a folded line end is a part (RFC 3261, section
-// 7.3.1).
+// trimmed is the span with both ends moved inwards over white space, of which a folded line end is a part (RFC 3261,
+// section 7.3.1).
 func (s span) trimmed(b []byte) span {
 	for s.off < s.end && blank(b[s.off]) {
 		s.off++

@@ -273,7 +273,8 @@ func (d *description) connectionLine(s *scanner) {
 func (d *description) mediaLine(s *scanner) {
 	d.current = len(d.m.media)
 	x := media{
-		name: s.word(), body: d.index, line: len(d.m.places), connection: d.body().connection, rtcp: -1, count: 1, setup: d.body().setup,
+		name: s.word(), body: d.index, line: len(d.m.places), connection: d.body().connection, rtcp: -1, count: 1,
+		setup: d.body().setup,
 	}
 	p := d.newPlace(mediaPort)
 	p.port = s.word()

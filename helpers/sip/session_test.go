@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -65,7 +66,8 @@ func TestCallOverSeveralFlows(t *testing.T) {
 		}
 		s := udp.New()
 		first := flowOf(1, helpers.TCP, netip.AddrPortFrom(a.Addr(), 40000), b)
-		out := say(t, s, first, helpers.Original, text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", "c", lineOf(a.Addr(), 4000)))
+		invite := text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", "c", lineOf(a.Addr(), 4000))
+		out := say(t, s, first, helpers.Original, invite)
 		if len(out.Expect) != 2 || out.Expect[0].Owner != helpers.Original {
 			t.Fatalf("INVITE announces %+v", out.Expect)
 		}
@@ -78,7 +80,8 @@ func TestCallOverSeveralFlows(t *testing.T) {
 		s.Close(1, &out)
 		second := flowOf(2, helpers.UDP, b, a)
 		// The owner of what the caller announces is the direction of his in this flow.
-		out = say(t, s, second, helpers.Original, text("UPDATE sip:a@a SIP/2.0", "7 UPDATE", "b", "a", "c", lineOf(b.Addr(), 3000)))
+		change := text("UPDATE sip:a@a SIP/2.0", "7 UPDATE", "b", "a", "c", lineOf(b.Addr(), 3000))
+		out = say(t, s, second, helpers.Original, change)
 		if len(out.Expect) != 2 || out.Expect[0].Owner != helpers.Original || out.Expect[0].Group.ID != group {
 			t.Fatalf("UPDATE announces %+v", out.Expect)
 		}
@@ -113,6 +116,44 @@ func TestRegistrationOverTwoFlows(t *testing.T) {
 	}
 }
 
+// Behind a NAT the registrar lists the outside address, and other phones of the same user beside it. These do not keep
+// alive what is withdrawn.
+func TestRegistrationBehindNAT(t *testing.T) {
+	udp, _ := both(t, defaults())
+	s := udp.New()
+	f := flowOf(1, helpers.UDP, phone, proxy)
+	f.Reply.Dst = netip.MustParseAddrPort("203.0.113.7:61000")
+	message := func(start, contact string) string {
+		return start + "\r\nf: <sip:a@b>;tag=1\r\nt: <sip:a@b>\r\ni: r\r\nCSeq: 1 REGISTER\r\nm: " + contact + "\r\n\r\n"
+	}
+	say(t, s, f, helpers.Original, message("REGISTER sip:b SIP/2.0", "<sip:a@192.0.2.2>;expires=60"))
+	const listed = "<sip:a@203.0.113.99>;expires=9, <sip:a@203.0.113.7:61000>;expires=50"
+	out := say(t, s, f, helpers.Reply, message("SIP/2.0 200 OK", listed))
+	if len(out.Expect) != 1 || out.Expect[0].To != phone || out.Expect[0].Timeout != 50*time.Second {
+		t.Fatalf("the answer announces %+v", out.Expect)
+	}
+	say(t, s, f, helpers.Original, message("REGISTER sip:b SIP/2.0", "<sip:a@192.0.2.2>;expires=0"))
+	out = say(t, s, f, helpers.Reply, message("SIP/2.0 200 OK", listed))
+	if len(out.Expect) != 0 || len(out.Cancel) != 1 {
+		t.Fatalf("the answer announces %+v and cancels %+v", out.Expect, out.Cancel)
+	}
+}
+
+// A caller whom a registration led here shares groups with the registration's session: his call must not be its.
+func TestGroupsOfFamily(t *testing.T) {
+	udp, _ := both(t, defaults())
+	child := flowOf(1, helpers.UDP, netip.MustParseAddrPort("203.0.113.5:5060"), phone)
+	child.Announced = &helpers.Expectation{Helper: name}
+	invite := text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", "c", lineOf(netip.MustParseAddr("203.0.113.5"), 4000))
+	one := say(t, udp.New(), child, helpers.Original, invite).Expect[0].Group.ID
+	child.Orig.Src = netip.MustParseAddrPort("203.0.113.6:5060")
+	child.Reply.Dst = child.Orig.Src
+	two := say(t, udp.New(), child, helpers.Original, invite).Expect[0].Group.ID
+	if one == two || one <= 1<<32 || two <= 1<<32 {
+		t.Errorf("groups %d and %d are not their own", one, two)
+	}
+}
+
 // TestTrunk has many calls in one flow, ending in random order: each BYE takes down its own.
 func TestTrunk(t *testing.T) {
 	udp, _ := both(t, defaults())
@@ -122,7 +163,8 @@ func TestTrunk(t *testing.T) {
 	groups := make([]uint64, calls)
 	id := func(i int) string { return fmt.Sprintf("call-%d@trunk", i) }
 	for i := range calls {
-		out := say(t, s, f, helpers.Original, text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", id(i), lineOf(phone.Addr(), 10000+4*i)))
+		invite := text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", id(i), lineOf(phone.Addr(), 10000+4*i))
+		out := say(t, s, f, helpers.Original, invite)
 		groups[i] = out.Expect[0].Group.ID
 	}
 	for i := range calls {

@@ -69,8 +69,8 @@ func (o *Options) check() error {
 	return nil
 }
 
-// Protocol is SIP for the programs' slice of protocols. It has a helper for UDP and one for TCP, which share the session
-// of two hosts: a call may begin over one and end over the other.
+// Protocol is SIP for the programs' slice of protocols. It has a helper for UDP and one for TCP, which share the
+// session of two hosts: a call may begin over one and end over the other.
 func Protocol() helpers.Protocol {
 	options := defaults()
 	return helpers.Protocol{

@@ -77,7 +77,8 @@ const (
 	stunClass   = 0x0110 // bits of the type that tell requests from answers
 )
 
-// keepAlive tells whether a datagram only keeps a path open: a few bytes, or a Binding of STUN (RFC 5626, section 3.5.2).
+// keepAlive tells whether a datagram only keeps a path open: a few bytes, or a Binding of STUN (RFC 5626, section
+// 3.5.2).
 func keepAlive(b []byte) bool {
 	if len(b) < stunHead {
 		return true

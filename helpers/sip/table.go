@@ -10,8 +10,8 @@ const (
 	none      = -1  // no entry
 )
 
-// key names a call: its Call-ID, who began it, and his tag. Two hosts may have several calls with one Call-ID, as when a
-// proxy leads a call back to where it came from. A registration has no tag.
+// key names a call: its Call-ID, who began it, and his tag. Two hosts may have several calls with one Call-ID, as when
+// a proxy leads a call back to where it came from. A registration has no tag.
 type key struct {
 	callID   []byte
 	tag      uint64
