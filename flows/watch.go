@@ -42,6 +42,7 @@ type Event struct {
 	Kind  Kind
 	Lost  uint64 // of an Overrun: how many events
 	Exact bool   // of an Overrun: no more and no less
+	Port  uint32 // netlink port of the program that caused the change, often its process id; 0: packets or time did
 	Flow  Flow
 }
 
@@ -110,15 +111,18 @@ func Watch(o Watching) (*Watcher, error) {
 			groups = append(groups, g)
 		}
 	}
-	e, err := nfnl.Watch(o.Buffer, groups...)
-	if err != nil {
-		return nil, explain(err, "", nil)
-	}
-	w := &Watcher{o: o, events: e, ready: make(chan struct{}), ending: make(chan struct{}), due: o.List}
+	w := &Watcher{o: o, ready: make(chan struct{}), ending: make(chan struct{}), due: o.List}
+	var err error
 	if o.List || !o.Once {
 		if w.table, err = Open(); err != nil {
-			return nil, errors.Join(err, e.Close())
+			return nil, err
 		}
+	}
+	if w.events, err = nfnl.Watch(o.Buffer, groups...); err != nil {
+		if w.table != nil {
+			err = errors.Join(err, w.table.Close())
+		}
+		return nil, explain(err, "", nil)
 	}
 	return w, nil
 }
@@ -155,7 +159,7 @@ func (w *Watcher) take() (all bool, err error) {
 			w.batch = append(w.batch, Event{Kind: Overrun})
 			continue
 		}
-		w.batch = append(w.batch, Event{Kind: kinds[e.Kind], Flow: flow(&e.Connection)})
+		w.batch = append(w.batch, Event{Kind: kinds[e.Kind], Port: e.Port, Flow: flow(&e.Connection)})
 	}
 	return all, err
 }

@@ -206,6 +206,7 @@ type messages struct {
 	typ   uint16
 	flags uint16
 	seq   uint32
+	port  uint32 // of an event: the netlink port of the program that caused it
 	data  []byte // behind struct nlmsghdr
 }
 
@@ -221,6 +222,7 @@ func (m *messages) next() bool {
 	m.typ = binary.NativeEndian.Uint16(m.rest[4:])
 	m.flags = binary.NativeEndian.Uint16(m.rest[6:])
 	m.seq = binary.NativeEndian.Uint32(m.rest[8:])
+	m.port = binary.NativeEndian.Uint32(m.rest[12:])
 	m.data = m.rest[unix.SizeofNlMsghdr:n]
 	m.rest = m.rest[min((n+3)&^3, len(m.rest)):]
 	return true

@@ -25,6 +25,7 @@ const (
 // Event is a change of the connection table.
 type Event struct {
 	Kind       EventKind
+	Port       uint32 // netlink port of the program that caused it; 0: packets or time did
 	Connection Connection
 }
 
@@ -144,7 +145,7 @@ func (e *Events) Receive(dst []Event) (_ []Event, all bool, err error) {
 				}
 				dst = extend(dst)
 				if ev := &dst[len(dst)-1]; ev.Connection.Parse(m.data[headerLen:]) == nil {
-					ev.Kind = kind
+					ev.Kind, ev.Port = kind, m.port
 				} else {
 					dst = dst[:len(dst)-1]
 				}
