@@ -1,0 +1,234 @@
+package cli_test
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cthelperd/cthelperd/internal/netnstest"
+)
+
+// small is a table of 6 connections.
+const small = `-I -t 1000 -u SEEN_REPLY,ASSURED -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1000 --dport 22 --state ESTABLISHED -m 7
+-I -t 2000 -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1001 --dport 22 --state SYN_SENT
+-I -t 3000 -s 10.0.0.9 -d 10.0.1.2 -p tcp --sport 1002 --dport 80 --state ESTABLISHED
+-I -t 4000 -s fd00::1 -d fd00::2 -p tcp --sport 1000 --dport 22 --state SYN_SENT
+-I -t 5000 -s 10.0.0.1 -d 10.0.0.2 -p udp --sport 1003 --dport 53 -n 192.0.2.1
+-I -t 6000 -s 10.0.0.1 -d 10.0.0.2 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 77
+`
+
+// bed is a namespace with the small table before each script.
+func bed(t *testing.T) (run func(script string) (code int, stdout, stderr string)) {
+	ns := netnstest.New(t)
+	file := t.TempDir() + "/small"
+	if err := os.WriteFile(file, []byte(small), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(script string) (int, string, string) {
+		t.Helper()
+		return shell(t, ns, "cthelper flush 2>/dev/null; cthelper restore "+file+" 2>/dev/null || exit 97\n"+script)
+	}
+}
+
+func TestCommands(t *testing.T) {
+	run := bed(t)
+	for _, x := range []struct {
+		script         string
+		code           int
+		stdout, stderr string // parts, with | between
+	}{
+		{"cthelper list", 0, "PROTO|10.0.0.1:1000|[fd00::1]:1000|type 8 code 0 id 77|s 192.0.2.1:1003|7", ""},
+		{"cthelper list | wc -l", 0, "7", ""},
+		{"cthelper list --columns source,mark,id | head -1", 0, "SOURCE", ""},
+		{"cthelper list --columns sauce", 2, "", "unknown column. Known are event proto|cthelper list --columns sauce\n                          ^"},
+		{"cthelper list --sort timeout --columns timeout | tr -d ' ' | tail -6 | sort -rnc", 0, "", ""},
+		{"cthelper list --sort timeout --top 2 --columns timeout,proto", 0, "icmp|udp", ""},
+		{"cthelper list --sort timeout --reverse --top 1 --columns source", 0, "10.0.0.1:1000\n", ""},
+		{"cthelper list --sort nothing", 2, "", "unknown field. Known are proto family|^"},
+		{"cthelper list --top 2 -o json | wc -l", 0, "2\n", ""},
+		{"cthelper list nonsense", 2, "", "must be one of|^"},
+		{"cthelper list -p tcp --orig-port-dst 22x", 2, "", `want a number|` + "  cthelper list -p tcp --orig-port-dst 22x\n                                       ^\n"},
+		{"cthelper list -ptcp -s10.0.0.x", 2, "", "want an address|  cthelper list -ptcp -s10.0.0.x\n                        ^\n"},
+		{"cthelper list --where 'orig.dport == 22 && foo'", 2, "", "unknown: foo|                                           ^"},
+		{"cthelper list --where 'orig.dport =='", 2, "", "Syntax error|^"},
+		{"cthelper list --mask-src 255.0.0.0", 2, "", "needs one address"},
+		{"cthelper list -c 3", 2, "", "security contexts"},
+		{"cthelper list -o json,xml", 2, "", "there is a kind of output already: json|^"},
+		{"cthelper list -o json,id", 2, "", "json goes with nothing else"},
+		{"cthelper list -o nothing", 2, "", "want one of table conntrack"},
+		{"cthelper list -l nolabel", 2, "", "unknown label"},
+		{"cthelper list --explain -p tcp --dport 22 --where 'bytes > 3 || mark == 7'", 0,
+			`condition|proto == "6" && orig.dport == 22 && (bytes > 3 || mark == 7)|tested by the kernel|interpreted here       bytes > 3 \|\| mark == 7`, ""},
+		{"cthelper list --where 'bytes > 3'", 0, "", "bytes is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"},
+		{"cthelper list --where 'age > 3'", 0, "", "sysctl -w net.netfilter.nf_conntrack_timestamp=1"},
+		{"cthelper list --where '100 / mark > 20' -o conntrack", 1, "", "no value for 5 connections, which were left out: division by zero"},
+		{"cthelper list --where '100 / mark > 10' -o conntrack", 1, "mark=7", "no value for 5 connections"},
+		{"cthelper count", 0, "6\n", ""},
+		{"cthelper count -p tcp", 0, "4\n", ""},
+		{"cthelper count -f ipv6", 0, "1\n", ""},
+		{"cthelper count --dport 1-100", 0, "5\n", ""},
+		{"cthelper count --explain -m 7", 0, "tested by the kernel   mark", ""},
+		{"cthelper get -p tcp -s fd00::1 -d fd00::2 --sport 1000 --dport 22 -o conntrack", 0, "src=fd00::1", ""},
+		{"cthelper get -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 22", 1, "", "no such connection"},
+		{"cthelper get -p tcp", 2, "", "needs --src and --dst|Try 'cthelper get --help'"},
+		{"cthelper delete", 2, "", "needs a condition"},
+		{"cthelper delete -p tcp --dry-run; cthelper count", 0, "6\n", "would delete 4 connections"},
+		{"cthelper delete -p tcp --dry-run -o conntrack", 0, "dport=80|src=fd00::1", "would delete 4"},
+		{"cthelper delete -p tcp --orig-port-src 1000; cthelper count", 0, "4\n", "2 connections"},
+		{"cthelper delete -p tcp --dport 22 -o conntrack; cthelper count", 0, "sport=1001|\n3\n", "deleted 3 connections"},
+		{"cthelper delete -p tcp --dport 23", 1, "", "0 connections"},
+		{"cthelper delete --where 'timeout > 4500'; cthelper count", 0, "4\n", "2 connections"},
+		{"cthelper delete -m 7 --explain; cthelper count", 0, "deleted|6\n", ""},
+		{"cthelper update -p tcp -m 9; cthelper count -m 9", 0, "4\n", "updated 4 connections"},
+		{"cthelper update -p tcp --dry-run -m 9; cthelper count -m 9", 0, "0\n", "would update 4 connections"},
+		{"cthelper update -p tcp", 2, "", "needs something to change"},
+		{"cthelper update --dport 99 -m 1", 1, "", "updated 0 connections"},
+		{"cthelper update -p udp -t 77 -u FIXED_TIMEOUT -o conntrack; cthelper count --where fixed", 0, "udp      17 7|1\n", "updated 1 connection"},
+		{"cthelper create -p udp -s 10.0.0.7 -d 10.0.0.8 --sport 1 --dport 2 -t 9; cthelper count", 0, "7\n", "created 1 connection\n"},
+		{"cthelper create -p udp -s 10.0.0.7 -d 10.0.0.8 --sport 1 --dport 2 -t 9 -g 192.0.2.1:5 -o conntrack", 0, "src=192.0.2.1 dst=10.0.0.7 sport=5 dport=1", ""},
+		{"cthelper create -p udp -s 10.0.0.7 -d 10.0.0.8 -t 9", 2, "", "needs --sport and --dport"},
+		{"cthelper create -f ipv6 -p udp -s 10.0.0.7 -d 10.0.0.8 --sport 1 --dport 2 -t 9", 2, "", "other family"},
+		{"cthelper create -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1000 --dport 22 -t 9 --state CLOSE", 1, "", "there is one with this tuple"},
+		{"echo '-A -t 9 -s 10.0.0.x' | cthelper restore -", 2, "", "-:1: |want an address|  -A -t 9 -s 10.0.0.x\n             ^"},
+		{"echo '-D -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1000 --dport 22\n-U -p tcp -s fd00::1 -d fd00::2 --sport 1000 --dport 22 -m 4' | cthelper restore -; cthelper count -m 4",
+			0, "1\n", "updated 1, deleted 1"},
+		{"cthelper restore /nonexistent", 1, "", "no such file"},
+		{"cthelper flush; cthelper count", 0, "0\n", "has been emptied"},
+		{"cthelper flush --dry-run; cthelper count", 0, "6\n", "would delete 6 connections"},
+		{"cthelper stats", 0, "entries|insert_failed", ""},
+		{"cthelper stats -o json", 0, `{"entries":6,"max":|"cpus":[{"cpu":0,"found":`, ""},
+		{"cthelper fields", 0, "orig.src       address|flags          R related|nf_conntrack_acct=1", ""},
+		{"cthelper why -p tcp --dport 80", 0, "tcp 10.0.0.9:1002>10.0.1.2:80 ESTABLISHED\n  related    no: no connection announced it", ""},
+		{"cthelper why 'tcp 10.0.0.9:1002>10.0.1.2:80'", 0, "related    no", ""},
+		{"cthelper why '10.0.0.9:1002>10.0.1.2'", 2, "", "want an address and a port|^"},
+		{"cthelper why 12345", 1, "", "no such connection"},
+		{"cthelper why", 2, "", "needs a connection"},
+		{"cthelper watch -e NOTHING", 2, "", "want ALL, NEW, UPDATES or DESTROY"},
+		{"cthelper watch --exec /nonexistent/program", 2, "", "no such file"},
+		{"sysctl -qw net.netfilter.nf_conntrack_events=0; cthelper watch; code=$?; sysctl -qw net.netfilter.nf_conntrack_events=1; exit $code", 1, "",
+			"sysctl -w net.netfilter.nf_conntrack_events=1"},
+	} {
+		code, stdout, stderr := run(x.script)
+		if code != x.code {
+			t.Errorf("%s: exit %d, want %d", x.script, code, x.code)
+		}
+		for want, got := range map[string]string{x.stdout: stdout, x.stderr: stderr} {
+			for part := range strings.SplitSeq(strings.ReplaceAll(want, `\|`, "\x00"), "|") {
+				if part = strings.ReplaceAll(part, "\x00", "|"); !strings.Contains(got, part) {
+					t.Errorf("%s: no %q in\n%s", x.script, part, got)
+				}
+			}
+		}
+	}
+}
+
+// TestPrograms: what programs read is whole and has the promised names.
+func TestPrograms(t *testing.T) {
+	run := bed(t)
+	_, stdout, stderr := run("cthelper list -o json")
+	seen := map[string]bool{}
+	for _, line := range lines(stdout) {
+		var o struct {
+			Family, Proto, State string
+			Orig, Reply          struct {
+				Src, Dst     string
+				Sport, Dport int
+			}
+			ICMP              *struct{ Type, Code, ID int }
+			Status            []string
+			Mark, Timeout, ID int
+		}
+		decoder := json.NewDecoder(strings.NewReader(line))
+		if err := decoder.Decode(&o); err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, stderr)
+		}
+		seen[fmt.Sprintf("%s %s %s %d>%d %s %d %v", o.Family, o.Proto, o.Orig.Src, o.Orig.Sport, o.Orig.Dport, o.State, o.Mark, o.ICMP != nil)] = true
+		if o.ID == 0 || o.Timeout < 900 || o.Reply.Src == "" || len(o.Status) == 0 {
+			t.Errorf("lacks something: %s", line)
+		}
+	}
+	for _, want := range []string{
+		"ipv4 tcp 10.0.0.1 1000>22 ESTABLISHED 7 false", "ipv6 tcp fd00::1 1000>22 SYN_SENT 0 false", "ipv4 icmp 10.0.0.1 0>0  0 true",
+	} {
+		if !seen[want] {
+			t.Errorf("no %s in %v", want, seen)
+		}
+	}
+	_, stdout, _ = run("cthelper list -o csv")
+	rows, err := csv.NewReader(strings.NewReader(stdout)).ReadAll()
+	if err != nil || len(rows) != 7 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	column := map[string]int{}
+	for i, name := range rows[0] {
+		column[name] = i
+	}
+	found := false
+	for _, r := range rows[1:] {
+		found = found || r[column["orig.src"]] == "10.0.0.9" && r[column["orig.dport"]] == "80" && r[column["state"]] == "ESTABLISHED"
+	}
+	if !found {
+		t.Errorf("not in %v", rows)
+	}
+}
+
+// program is what conntrack says of a program that may have ended meanwhile.
+var program = regexp.MustCompile(` progname=\S+`)
+
+// TestWatch: events as conntrack(8) shows them, counted, and given to a program that no shell sees.
+func TestWatch(t *testing.T) {
+	run := bed(t)
+	const doing = `
+sleep 0.4; cthelper create -p udp -s 10.5.0.1 -d 10.5.0.2 --sport 1 --dport 2 -t 9 2>/dev/null
+cthelper update -s 10.5.0.1 -m 3 2>/dev/null; cthelper delete -s 10.5.0.1 2>/dev/null; sleep 0.2; wait`
+	_, stdout, stderr := run("timeout 3 conntrack -E > $T/theirs 2>/dev/null & timeout 5 cthelper watch -o conntrack --count 3 > $T/ours &" + doing +
+		"\ncat $T/theirs; echo =====; cat $T/ours")
+	theirs, ours, _ := strings.Cut(program.ReplaceAllString(stdout, ""), "=====\n")
+	if theirs != ours || strings.Count(ours, "\n") != 3 {
+		t.Errorf("conntrack -E\n%s\ncthelper watch\n%s\n%s", theirs, ours, stderr)
+	}
+	_, stdout, stderr = run("timeout 3 conntrack -E -e NEW -o xml > $T/theirs 2>/dev/null & timeout 5 cthelper watch -e NEW -o xml --count 1 > $T/ours &" + doing +
+		"\ncat $T/theirs; echo =====; cat $T/ours")
+	theirs, ours, _ = strings.Cut(program.ReplaceAllString(stdout, ""), "=====\n")
+	if theirs != ours || strings.Count(ours, "<flow") != 1 {
+		t.Errorf("conntrack -E -o xml\n%s\ncthelper watch\n%s\n%s", theirs, ours, stderr)
+	}
+	script := `cat > $T/note <<'END'
+#!/bin/sh
+read line
+echo "$CT_EVENT $CT_PROTO $CT_ORIG_SRC $CT_ORIG_DPORT $CT_MARK $1 $line" >> $T/notes
+END
+chmod +x $T/note
+timeout 5 cthelper watch -e NEW,DESTROY --where 'orig.dport == 2' --count 2 --jobs 1 --exec "$T/note a;b" &` + doing + "\ncat $T/notes"
+	_, stdout, stderr = run(script)
+	for _, want := range []string{"NEW udp 10.5.0.1 2 0 a;b {\"event\":\"NEW\",", "DESTROY udp 10.5.0.1 2 3 a;b {\"event\":\"DESTROY\","} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in\n%s%s", want, stdout, stderr)
+		}
+	}
+	code, stdout, stderr := run("timeout 5 cthelper watch --count 1 --exec false &" + doing + "\ntimeout 5 cthelper watch --list -o json --count 6")
+	if code != 0 || strings.Count(stdout, `"event":"PRESENT"`) != 6 {
+		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	if !strings.Contains(stderr, "failed 1 times, at first: exit status 1") {
+		t.Errorf("standard error: %s", stderr)
+	}
+}
+
+// TestNoRights: who may not is told so.
+func TestNoRights(t *testing.T) {
+	run := bed(t)
+	for _, command := range []string{"list", "count", "delete -p tcp", "flush", "stats", "why 1", "watch", "top", "get -p gre -s 10.0.0.1 -d 10.0.0.2",
+		"create -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9", "update -p tcp -m 1"} {
+		// The test program may lie where the user may not go.
+		code, stdout, stderr := run("cp -L $(command -v cthelper) $T/cthelper; chmod 755 $T $T/.. $T/cthelper; chmod o+x $T/../..\n" +
+			"setpriv --reuid=65534 --regid=65534 --clear-groups $T/cthelper " + command)
+		if code != 1 || !strings.Contains(stderr, "CAP_NET_ADMIN") || stdout != "" {
+			t.Errorf("%s: exit %d\n%s%s", command, code, stdout, stderr)
+		}
+	}
+}
