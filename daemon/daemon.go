@@ -42,23 +42,27 @@ func main(args []string, stdout, stderr io.Writer, protocols []helpers.Protocol)
 	return p.main(args)
 }
 
-func (p *program) main(args []string) int {
-	var commands struct {
-		Run     runCommand     `cmd:"" help:"Read control connections and open the way for what they announce, until SIGTERM."`
-		Check   checkCommand   `cmd:"" help:"Say what is wrong in a configuration file, and where."`
-		Rules   rulesCommand   `cmd:"" help:"Print the rules, for people who keep their own rule set."`
-		Doctor  doctorCommand  `cmd:"" help:"Say what this kernel offers, what is missing, and what follows."`
-		Cleanup cleanupCommand `cmd:"" help:"Remove everything that any run left in this network namespace."`
-		Version versionCommand `cmd:"" help:"Print the version."`
-	}
-	helped := false // kong's way to say that --help has been printed
-	parser, err := kong.New(&commands,
+// commands are the command line.
+type commands struct {
+	Run     runCommand     `cmd:"" help:"Read control connections and open the way for what they announce, until SIGTERM."`
+	Check   checkCommand   `cmd:"" help:"Say what is wrong in a configuration file, and where."`
+	Rules   rulesCommand   `cmd:"" help:"Print the rules, for people who keep their own rule set."`
+	Doctor  doctorCommand  `cmd:"" help:"Say what this kernel offers, what is missing, and what follows."`
+	Cleanup cleanupCommand `cmd:"" help:"Remove everything that any run left in this network namespace."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+func newParser(options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(&commands{}, append([]kong.Option{
 		kong.Name("cthelperd"),
 		kong.Description(description),
-		kong.Writers(p.stdout, p.stderr),
-		kong.Exit(func(int) { helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
-	)
+	}, options...)...)
+}
+
+func (p *program) main(args []string) int {
+	helped := false // kong's way to say that --help has been printed
+	parser, err := newParser(kong.Writers(p.stdout, p.stderr), kong.Exit(func(int) { helped = true }))
 	if err != nil {
 		return p.fail(exitFailed, err)
 	}

@@ -20,7 +20,7 @@ func Bash(app *kong.Application, values Values) string {
 	case "$command " in
 `)
 	for _, c := range commandsOf(app) {
-		var words []string
+		words := c.arguments()
 		for _, f := range c.flags {
 			words = append(words, spellings(f)...)
 		}
@@ -97,7 +97,11 @@ func Zsh(app *kong.Application, values Values) string {
 				fmt.Fprintf(&b, "			%s \\\n", quote(spec))
 			}
 		}
-		b.WriteString("			'*: :_files'\n		;;\n")
+		files := "_files"
+		if words := c.arguments(); len(words) > 0 {
+			files = "(" + strings.Join(words, " ") + ")"
+		}
+		fmt.Fprintf(&b, "			'*: :%s'\n		;;\n", files)
 	}
 	for prefix, words := range starts(app) {
 		pattern := `(\ )`
@@ -129,6 +133,9 @@ func Fish(app *kong.Application, values Values) string {
 	}
 	for _, c := range commandsOf(app) {
 		condition := seen(c.path, nil)
+		if words := c.arguments(); len(words) > 0 {
+			fmt.Fprintf(&b, "complete -c %s -f -n %s -a %s\n", app.Name, quote(condition), quote(strings.Join(words, " ")))
+		}
 		for _, f := range c.flags {
 			fmt.Fprintf(&b, "complete -c %s -n %s", app.Name, quote(condition))
 			if f.Short != 0 {

@@ -67,15 +67,26 @@ func takesValue(f *kong.Flag) bool { return !f.IsBool() && !f.IsCounter() }
 // wordsOf are the words that a flag takes.
 func wordsOf(f *kong.Flag, values Values) []string {
 	if f.Enum != "" {
-		var all []string
-		for _, w := range strings.Split(f.Enum, ",") {
-			if w != "" {
-				all = append(all, w)
-			}
-		}
-		return all
+		return enum(f.Value)
 	}
 	return values(f.Name)
+}
+
+func enum(v *kong.Value) (words []string) {
+	for _, w := range strings.Split(v.Enum, ",") {
+		if w != "" {
+			words = append(words, w)
+		}
+	}
+	return words
+}
+
+// arguments are the words that a command's arguments take.
+func (c *command) arguments() (words []string) {
+	for _, arg := range c.node.Positional {
+		words = append(words, enum(arg)...)
+	}
+	return words
 }
 
 // groups are the flags by their group's title, in order of appearance; those without one come last.

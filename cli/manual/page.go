@@ -17,7 +17,7 @@ type Page struct {
 // Man is a manual page in the language of man(7).
 func Man(app *kong.Application, p Page) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %s %d\n.SH NAME\n%s \\- %s\n", strings.ToUpper(app.Name), p.Section, app.Name, roff(p.Summary))
+	fmt.Fprintf(&b, ".TH %s %d \"\" cthelperd\n.SH NAME\n%s \\- %s\n", strings.ToUpper(app.Name), p.Section, app.Name, roff(p.Summary))
 	b.WriteString(".SH SYNOPSIS\n.nf\n")
 	all := commandsOf(app)
 	for _, c := range all {

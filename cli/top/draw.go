@@ -311,12 +311,16 @@ func (v *view) bottom(c canvas) {
 	style := tcell.StyleDefault.Reverse(true)
 	switch {
 	case v.mode == filtering:
-		text := "filter: " + caret.Plain(string(v.typed))
+		const prompt = "filter: "
+		text := prompt + caret.Plain(string(v.typed))
+		cursor := utf8.RuneCountInString(text)
 		if v.message != "" {
 			text += "   " + caret.Plain(v.message)
-		} else {
-			c.screen.ShowCursor(utf8.RuneCountInString(text), y)
+			if v.wrong >= 0 {
+				cursor = len(prompt) + v.wrong
+			}
 		}
+		c.screen.ShowCursor(cursor, y)
 		c.line(y, text, style)
 	case v.mode == killing:
 		f := &v.victim

@@ -95,6 +95,7 @@ type counted struct{ bytes, packets uint64 }
 type sampler struct {
 	list  func(*flows.Filter) iter.Seq2[*flows.Flow, error]
 	count func() (entries, limit uint32, err error)
+	stop  func() bool // the walk is not wanted any more
 	now   func() time.Time
 	last  map[uint32]counted
 	next  map[uint32]counted
@@ -104,7 +105,8 @@ type sampler struct {
 // early is how long the first walk goes on before what it has found is shown.
 const early = 200 * time.Millisecond
 
-// take walks through the table. partial is given what was found so far, now and then, in the first walk.
+// take walks through the table. partial is given what was found so far, now and then, in the first walk. Nil: it was
+// stopped.
 func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 	begin := s.now()
 	first := s.at.IsZero()
@@ -126,6 +128,9 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 		sample.add(f, &r)
 		if !q.tree || f.Expected() {
 			best.offer(f, &r)
+		}
+		if sample.total%1024 == 0 && s.stop() {
+			return nil
 		}
 		if sample.total%4096 == 0 && first && s.now().Sub(shown) > early {
 			shown = s.now()

@@ -1,12 +1,16 @@
 package top
 
 import (
+	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gdamore/tcell/v2"
 
+	"github.com/cthelperd/cthelperd/cli/caret"
 	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/flows"
 )
@@ -85,7 +89,7 @@ func Run(o Options) error {
 
 // sample takes a sample for each question, and again from time to time.
 func (o *Options) sample(ask <-chan question, ended <-chan struct{}) {
-	s := &sampler{list: o.List, count: o.Count, now: o.Now}
+	s := &sampler{list: o.List, count: o.Count, now: o.Now, stop: func() bool { return len(ask) > 0 }}
 	post := func(sample *Sample) { _ = o.Screen.PostEvent(&sampled{Sample: sample}) }
 	var q question
 	again := time.NewTicker(o.Every)
@@ -97,7 +101,9 @@ func (o *Options) sample(ask <-chan question, ended <-chan struct{}) {
 		case q = <-ask:
 		case <-again.C:
 		}
-		post(s.take(&q, post))
+		if sample := s.take(&q, post); sample != nil {
+			post(sample)
+		}
 	}
 }
 
@@ -124,6 +130,7 @@ type view struct {
 	mode     mode
 	typed    []rune // while filtering
 	message  string // at the bottom, until the next key
+	wrong    int    // where what is typed is wrong, in characters; -1: nowhere
 	hint     string
 	paused   bool
 	left     bool
@@ -159,7 +166,7 @@ func (v *view) move(n int) {
 }
 
 func (v *view) key(ev *tcell.EventKey) {
-	v.message = ""
+	v.message, v.wrong = "", -1
 	if ev.Key() == tcell.KeyCtrlC {
 		v.left = true
 		return
@@ -259,11 +266,29 @@ func (v *view) keyFilter(ev *tcell.EventKey) {
 	case tcell.KeyEnter:
 		filter, err := v.o.Compile(string(v.typed))
 		if err != nil {
-			v.message = err.Error()
+			v.refuse(err)
 			return
 		}
 		v.mode, v.filter, v.question.filter = browsing, string(v.typed), filter
+		v.narrow(filter)
 		v.ask()
+	}
+}
+
+// narrow leaves what matches of what is on the screen; the next sample brings the rest.
+func (v *view) narrow(filter *flows.Filter) {
+	if v.sample != nil {
+		v.sample.rows = slices.DeleteFunc(v.sample.rows, func(r row) bool { return !filter.Match(&r.Flow) })
+		v.move(0)
+	}
+}
+
+// refuse shows what is wrong with what is typed, and where.
+func (v *view) refuse(err error) {
+	v.message = err.Error()
+	var at *caret.Error
+	if errors.As(err, &at) && at.Text == string(v.typed) {
+		v.message, v.wrong = at.Message, utf8.RuneCountInString(caret.Plain(at.Text[:at.At]))
 	}
 }
 
