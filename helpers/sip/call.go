@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -16,14 +17,15 @@ const (
 // call is an entry of the table: a call, that is, all dialogs that one INVITE leads to (RFC 3261, section 12); or a
 // registration.
 type call struct {
-	key          key
-	hash         uint64
-	older, newer int32 // in the table's order of use
-	live         bool
+	hash  uint64
+	heard uint32 // the table's clock at the latest message
+	next  int32  // of entries that are not used
+	key   key
 
 	id      uint64 // Group.ID
-	lastID  uint16 // Group.Part of the latest part
 	parts   []part
+	lastID  uint16 // Group.Part of the latest part
+	live    bool
 	dialogs []dialog
 
 	open  [maxOpen]transaction // INVITEs without a final answer that would begin the call
@@ -67,21 +69,22 @@ type exchange struct {
 
 // part is an end point that was announced, or that is known: a Group.Part.
 type part struct {
-	endPoint
-	id         uint16
-	owner      host
-	line       uint8 // m= line that it belongs to
-	role       role
-	quiet      bool // known, but not announced: nobody connects to it
-	paired     bool
-	dialog     uint64
-	born, seen uint16 // generations of its owner
+	to        netip.AddrPort
+	transport helpers.Transport
+	owner     host
+	line      uint8 // m= line that it belongs to
+	role      role
+	quiet     bool // known, but not announced: nobody connects to it
+	paired    bool
+	secure    bool // of a registration: by TLS
 
-	// Of a registration.
-	asked  int32  // seconds; -1: the contact does not say
-	user   uint64 // of its URI
-	secure bool
+	id         uint16
+	born, seen uint16 // generations of its owner
+	asked      int32  // of a registration: seconds; -1: the contact does not say
+	of         uint64 // the tag of its dialog; of a registration, what stands for the user of its URI
 }
+
+func (p *part) end() endPoint { return endPoint{p.to, p.transport} }
 
 // role is what an end point of an m= line is for.
 type role uint8
@@ -160,7 +163,7 @@ func (m *message) begins() bool {
 func (s *session) begin(seg *helpers.Segment, k *key, m *message, out *helpers.Result) *call {
 	if s.table.used >= int(s.all.Calls) {
 		s.fail(m.callID.off, errTooManyCalls)
-		s.forget(&s.table.entries[s.table.oldest], out)
+		s.forget(s.table.oldest(), out)
 	}
 	c := s.table.add(s.all.seed, k)
 	if s.last == 0 && seg.Flow.Announced != nil {
@@ -340,7 +343,7 @@ func (s *session) endDialog(c *call, tag uint64, out *helpers.Result) {
 		s.forget(c, out)
 		return
 	}
-	c.drop(out, func(p *part) bool { return p.owner != c.key.caller && p.dialog == tag })
+	c.drop(out, func(p *part) bool { return p.owner != c.key.caller && p.of == tag })
 }
 
 // drop cancels and forgets parts.

@@ -73,7 +73,7 @@ func (s *session) described(
 // settle takes down what newer session descriptions have replaced.
 func (s *session) settle(c *call, tag uint64, out *helpers.Result) {
 	c.drop(out, func(p *part) bool {
-		return p.seen != c.generation[p.owner] && (p.owner == c.key.caller || p.dialog == tag)
+		return p.seen != c.generation[p.owner] && (p.owner == c.key.caller || p.of == tag)
 	})
 }
 
@@ -265,8 +265,8 @@ func (a *announcer) part(to endPoint, line int, r role) (*part, bool) {
 		tag = 0 // all dialogs'
 	}
 	for i := range c.parts {
-		if p := &c.parts[i]; p.owner == a.by && p.endPoint == to {
-			p.line, p.role, p.dialog, p.seen = uint8(line), r, tag, now
+		if p := &c.parts[i]; p.owner == a.by && p.end() == to {
+			p.line, p.role, p.of, p.seen = uint8(line), r, tag, now
 			return p, true
 		}
 	}
@@ -278,7 +278,8 @@ func (a *announcer) part(to endPoint, line int, r role) (*part, bool) {
 		return nil, false
 	}
 	return c.addPart(part{
-		endPoint: to, owner: a.by, line: uint8(line), role: r, quiet: true, dialog: tag, born: now, seen: now,
+		to: to.to, transport: to.transport, owner: a.by, line: uint8(line), role: r, quiet: true, of: tag, born: now,
+		seen: now,
 	}), true
 }
 
@@ -300,7 +301,7 @@ func (c *call) told(owner host, line uint8, tag uint64) (a netip.Addr) {
 	for i := range c.parts {
 		p := &c.parts[i]
 		if p.owner == owner && p.line == line && p.role == streamRole && p.seen == c.generation[owner] &&
-			(owner == c.key.caller || p.dialog == tag) {
+			(owner == c.key.caller || p.of == tag) {
 			return p.to.Addr()
 		}
 	}
@@ -314,7 +315,7 @@ func (a *announcer) offer() {
 	dir := dirOf(a.seg.Flow, owner)
 	mine := func(p *part) bool {
 		return p.owner == owner && !p.quiet && p.seen == c.generation[owner] && int(p.line) < len(a.m.media) &&
-			(owner == c.key.caller || p.dialog == a.tag)
+			(owner == c.key.caller || p.of == a.tag)
 	}
 	c.drop(a.out, func(p *part) bool {
 		if !mine(p) {

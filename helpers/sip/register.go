@@ -73,9 +73,9 @@ func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key,
 				s.fail(x.whole.off, errContacts)
 				return
 			}
-			p = c.addPart(part{endPoint: end, owner: k.caller})
+			p = c.addPart(part{to: end.to, transport: end.transport, owner: k.caller})
 		}
-		p.asked, p.user, p.secure = int32(min(x.expires, 1<<31-1)), tagOf(x.user.of(seg.Data)), x.secure
+		p.asked, p.of, p.secure = int32(min(x.expires, 1<<31-1)), tagOf(x.user.of(seg.Data)), x.secure
 		e := s.registration(seg.Flow, c, p)
 		e.Reserve = true
 		m.places[x.place].expect = int16(len(out.Expect))
@@ -86,7 +86,7 @@ func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key,
 // contact is the part of an end point; nil: none.
 func (c *call) contact(end endPoint) *part {
 	for i := range c.parts {
-		if c.parts[i].endPoint == end {
+		if c.parts[i].end() == end {
 			return &c.parts[i]
 		}
 	}
@@ -144,9 +144,9 @@ func (c *call) grant(seg *helpers.Segment, m *message, p *part, byDefault int) i
 		x := &m.contacts[i]
 		end, ok := contactEnd(seg.Flow, m, x)
 		switch {
-		case ok && end == p.endPoint:
+		case ok && end == p.end():
 			return first(x.expires, m.expires, int(p.asked), int(c.expires), byDefault)
-		case !ok || withdrawn || tagOf(x.user.of(seg.Data)) != p.user || c.contact(end) != nil:
+		case !ok || withdrawn || tagOf(x.user.of(seg.Data)) != p.of || c.contact(end) != nil:
 		case !listed || end.to.Addr() == outside:
 			listed, granted = true, x.expires
 		}

@@ -13,7 +13,7 @@ var (
 	errBody         = errors.New("body too long")
 	errNoLength     = errors.New("no Content-Length")
 	errCallIDLong   = errors.New("Call-ID too long")
-	errTooManyCalls = errors.New("too many calls: the one that was silent longest is forgotten")
+	errTooManyCalls = errors.New("too many calls: one that was silent for long is forgotten")
 	errTooManyMedia = errors.New("too many media")
 	errContacts     = errors.New("too many contacts")
 	errHostName     = errors.New("a host name stands for an address of media")

@@ -38,10 +38,8 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 		}
 	}
 	w.number(uint64(s.table.used))
-	for n, left := s.table.oldest, s.table.used; left > 0; left-- {
-		c := &s.table.entries[n]
-		w.call(c)
-		n = c.newer
+	for _, n := range s.table.inOrder() {
+		w.call(&s.table.entries[n])
 	}
 	return binary.BigEndian.AppendUint32(w.b, crc32.ChecksumIEEE(w.b[start:])), nil
 }
@@ -107,11 +105,10 @@ func (w *writer) part(p *part) {
 	w.number(uint64(p.line))
 	w.number(uint64(p.role))
 	w.flags(p.owner == 1, p.quiet, p.paired, p.secure)
-	w.number(p.dialog)
+	w.number(p.of)
 	w.number(uint64(p.born))
 	w.number(uint64(p.seen))
 	w.signed(p.asked)
-	w.number(p.user)
 }
 
 // restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
@@ -244,8 +241,8 @@ func (r *reader) part() (p part) {
 	if second {
 		p.owner = 1
 	}
-	p.dialog, p.born, p.seen = r.number(any64), uint16(r.number(any16)), uint16(r.number(any16))
-	p.asked, p.user = r.signed(), r.number(any64)
+	p.of, p.born, p.seen = r.number(any64), uint16(r.number(any16)), uint16(r.number(any16))
+	p.asked = r.signed()
 	r.bad = r.bad || p.transport != helpers.UDP && p.transport != helpers.TCP
 	return p
 }

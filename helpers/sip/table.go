@@ -1,13 +1,14 @@
 package sip
 
 import (
-	"bytes"
+	"cmp"
 	"hash/maphash"
+	"slices"
 )
 
 const (
 	maxCallID = 255 // bytes of a Call-ID; RFC 3261 names no limit
-	none      = -1  // no entry
+	lot       = 64  // calls among which the one that is forgotten is chosen
 )
 
 // key names a call: its Call-ID, who began it, and his tag. Two hosts may have several calls with one Call-ID, as when
@@ -17,10 +18,6 @@ type key struct {
 	tag      uint64
 	caller   host
 	register bool
-}
-
-func (k *key) equal(o *key) bool {
-	return k.tag == o.tag && k.caller == o.caller && k.register == o.register && bytes.Equal(k.callID, o.callID)
 }
 
 // tagOf stands for a tag; 0: there is none. Who makes two tags that are alike only confuses calls of his own.
@@ -35,16 +32,18 @@ func tagOf(b []byte) uint64 {
 	return max(h, 1)
 }
 
-// table holds the calls and registrations of a session, and their order of use. Its zero value is empty.
+// table holds the calls and registrations of a session. Its zero value is empty. What a look-up touches is kept small:
+// with many calls, most of its time is waiting for memory.
 type table struct {
 	entries []call
-	index   []int32 // by hash, open addressing; an entry's number and 1. A power of two, at most half full
+	index   []uint64 // open addressing, a power of two, at most half full: upper half of a hash, and an entry's number and 1
 	used    int
-	free    int32 // entries that are not used, chained by newer; meaningful if used < len(entries)
-
-	newest, oldest int32 // meaningful if used > 0
+	free    int32  // entries that are not used, chained by next; meaningful if used < len(entries)
+	clock   uint32 // of call.heard
+	hand    int    // where oldest goes on
 }
 
+// hashOf stands for a key. The seed is secret, so nobody can make two that are alike, or many that are near each other.
 func hashOf(seed maphash.Seed, k *key) uint64 {
 	n := uint64(k.caller)
 	if k.register {
@@ -53,7 +52,11 @@ func hashOf(seed maphash.Seed, k *key) uint64 {
 	return maphash.Comparable(seed, [3]uint64{maphash.Bytes(seed, k.callID), k.tag, n})
 }
 
-// find is the entry of a key, and makes it the newest; nil: there is none.
+func slot(hash uint64, n int32) uint64 { return hash&^(1<<32-1) | uint64(n+1) }
+
+func entryOf(slot uint64) int32 { return int32(uint32(slot)) - 1 }
+
+// find is the entry of a key, which was heard of now; nil: there is none.
 func (t *table) find(seed maphash.Seed, k *key) *call {
 	if t.used == 0 {
 		return nil
@@ -61,8 +64,12 @@ func (t *table) find(seed maphash.Seed, k *key) *call {
 	h := hashOf(seed, k)
 	mask := uint64(len(t.index) - 1)
 	for i := h & mask; t.index[i] != 0; i = (i + 1) & mask {
-		if c := &t.entries[t.index[i]-1]; c.hash == h && c.key.equal(k) {
-			t.touch(t.index[i] - 1)
+		if t.index[i]>>32 != h>>32 {
+			continue
+		}
+		if c := &t.entries[entryOf(t.index[i])]; c.hash == h {
+			t.clock++
+			c.heard = t.clock
 			return c
 		}
 	}
@@ -77,17 +84,17 @@ func (t *table) add(seed maphash.Seed, k *key) *call {
 	var n int32
 	if t.used < len(t.entries) {
 		n = t.free
-		t.free = t.entries[n].newer
+		t.free = t.entries[n].next
 	} else {
 		n = int32(len(t.entries))
 		t.entries = append(t.entries, call{})
 	}
 	c := &t.entries[n]
 	own := append(c.key.callID[:0], k.callID...)
-	*c = call{key: *k, hash: hashOf(seed, k), live: true, parts: c.parts[:0], dialogs: c.dialogs[:0]}
+	t.clock++
+	*c = call{key: *k, hash: hashOf(seed, k), heard: t.clock, live: true, parts: c.parts[:0], dialogs: c.dialogs[:0]}
 	c.key.callID = own
 	t.enter(n)
-	t.link(n)
 	t.used++
 	return c
 }
@@ -95,15 +102,16 @@ func (t *table) add(seed maphash.Seed, k *key) *call {
 // enter puts an entry into the index.
 func (t *table) enter(n int32) {
 	mask := uint64(len(t.index) - 1)
-	i := t.entries[n].hash & mask
+	h := t.entries[n].hash
+	i := h & mask
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
 	}
-	t.index[i] = n + 1
+	t.index[i] = slot(h, n)
 }
 
 func (t *table) grow() {
-	t.index = make([]int32, max(8, 2*len(t.index)))
+	t.index = make([]uint64, max(8, 2*len(t.index)))
 	for n := range t.entries {
 		if t.entries[n].live {
 			t.enter(int32(n))
@@ -115,58 +123,53 @@ func (t *table) grow() {
 func (t *table) remove(c *call) {
 	mask := uint64(len(t.index) - 1)
 	i := c.hash & mask
-	for t.index[i] == 0 || &t.entries[t.index[i]-1] != c {
+	for t.index[i] == 0 || &t.entries[entryOf(t.index[i])] != c {
 		i = (i + 1) & mask
 	}
-	n := t.index[i] - 1
+	n := entryOf(t.index[i])
 	// What was put behind its own place because of this entry moves up.
 	for j := i; ; {
 		j = (j + 1) & mask
 		if t.index[j] == 0 {
 			break
 		}
-		if home := t.entries[t.index[j]-1].hash & mask; (j-home)&mask >= (j-i)&mask {
+		if home := t.entries[entryOf(t.index[j])].hash & mask; (j-home)&mask >= (j-i)&mask {
 			t.index[i] = t.index[j]
 			i = j
 		}
 	}
 	t.index[i] = 0
-	t.unlink(n)
 	t.used--
 	c.live = false
-	c.newer, t.free = t.free, n
+	c.next, t.free = t.free, n
 }
 
-// touch makes an entry the newest.
-func (t *table) touch(n int32) {
-	if t.newest != n {
-		t.unlink(n)
-		t.link(n)
+// oldest is the entry of which nothing was heard for longest, among some. The table is not empty.
+func (t *table) oldest() (old *call) {
+	for seen := 0; seen < min(lot, t.used); t.hand++ {
+		t.hand %= len(t.entries)
+		c := &t.entries[t.hand]
+		if !c.live {
+			continue
+		}
+		seen++
+		if old == nil || int32(c.heard-old.heard) < 0 {
+			old = c
+		}
 	}
+	return old
 }
 
-// link makes an entry that is in no order the newest.
-func (t *table) link(n int32) {
-	c := &t.entries[n]
-	c.older, c.newer = none, none
-	if t.used == 0 {
-		t.oldest = n
-	} else {
-		c.older, t.entries[t.newest].newer = t.newest, n
+// inOrder are the numbers of all entries, those first of which nothing was heard for longest.
+func (t *table) inOrder() []int32 {
+	order := make([]int32, 0, t.used)
+	for n := range t.entries {
+		if t.entries[n].live {
+			order = append(order, int32(n))
+		}
 	}
-	t.newest = n
-}
-
-func (t *table) unlink(n int32) {
-	c := &t.entries[n]
-	if c.older == none {
-		t.oldest = c.newer
-	} else {
-		t.entries[c.older].newer = c.newer
-	}
-	if c.newer == none {
-		t.newest = c.older
-	} else {
-		t.entries[c.newer].older = c.older
-	}
+	slices.SortFunc(order, func(a, b int32) int {
+		return -cmp.Compare(int32(t.clock-t.entries[a].heard), int32(t.clock-t.entries[b].heard))
+	})
+	return order
 }
