@@ -12,6 +12,8 @@ const (
 	ctaExpectTuple   = 2
 	ctaExpectMask    = 3
 	ctaExpectTimeout = 4
+	ctaExpectID      = 5
+	ctaExpectHelper  = 6
 	ctaExpectZone    = 7
 	ctaExpectFlags   = 8
 	ctaExpectClass   = 9
@@ -37,6 +39,8 @@ type Expectation struct {
 	NATDir      uint32 // nf_conntrack_expect.dir
 	NATTuple    Tuple  // its source is saved_addr and saved_proto
 	Function    string // expectfn
+	ID          uint32 // shown, never sent
+	Helper      string // the master's; shown, never sent
 }
 
 func (e *Expectation) put(b []byte) []byte {
@@ -108,6 +112,13 @@ func (c *Conn) DeleteExpectation(t Tuple, zone uint16) error {
 	return b.Do()
 }
 
+// FlushExpectations takes all entries out.
+func (c *Conn) FlushExpectations() error {
+	b := c.Begin()
+	b.open("flush expectations", ExpDelete, unix.NLM_F_ACK, unix.AF_UNSPEC)
+	return b.Do()
+}
+
 // Expectations gives every entry of a family (AF_UNSPEC: of all) to each, which must not use c nor keep it; entries that
 // cannot be read are left out.
 func (c *Conn) Expectations(family uint8, each func(*Expectation)) error {
@@ -127,7 +138,7 @@ func (c *Conn) ListExpectations(family uint8, each func(*Expectation) bool) erro
 
 // Parse reads the attributes of an expectation into e.
 func (e *Expectation) Parse(b []byte) error {
-	last := e.Function
+	last, helper := e.Function, e.Helper
 	*e = Expectation{}
 	a := attributes{rest: b}
 	for a.next() {
@@ -141,6 +152,10 @@ func (e *Expectation) Parse(b []byte) error {
 			_, err = e.Mask.parse(a.value)
 		case ctaExpectTimeout:
 			e.Timeout = a.uint32()
+		case ctaExpectID:
+			e.ID = a.uint32()
+		case ctaExpectHelper:
+			e.Helper = a.text(helper)
 		case ctaExpectZone:
 			e.Zone = a.uint16()
 		case ctaExpectClass:
