@@ -43,13 +43,13 @@ var allowed = map[string][]string{
 	"cli/names":          {"helpers", "flows"},
 	"cli/criteria":       {"helpers", "flows", "cli/caret", "cli/names"},
 	"cli/where":          {"helpers", "flows", "cli/caret", "cli/names"},
-	"cli/format":         {"helpers", "flows", "cli/caret", "cli/names", "cli/where"},
+	"cli/format":         {"helpers", "expect", "flows", "cli/caret", "cli/names", "cli/where"},
 	"cli/hook":           {"flows", "cli/caret", "cli/format", "cli/names"},
 	"cli/why":            {"flows"},
 	"cli/top":            {"helpers", "flows", "cli/caret", "cli/format", "cli/names", "cli/where"},
 	"cli/manual":         {},
 	"cli": {
-		"helpers", "flows", "internal/config", "internal/replay", "internal/engine", "internal/capture",
+		"helpers", "expect", "flows", "internal/config", "internal/replay", "internal/engine", "internal/capture",
 		"cli/caret", "cli/criteria", "cli/format", "cli/hook", "cli/manual", "cli/names", "cli/top", "cli/where", "cli/why",
 	},
 	"daemon": {

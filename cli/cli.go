@@ -39,6 +39,7 @@ type commands struct {
 	Stats      statsCommand      `cmd:"" help:"Print the kernel's statistics."`
 	Top        topCommand        `cmd:"" help:"Show connections live: sort, filter, rates, kill."`
 	Why        whyCommand        `cmd:"" help:"Tell why a connection is RELATED."`
+	Expect     expectCommand     `cmd:"" help:"The table of expected connections."`
 	Replay     replayCommand     `cmd:"" help:"Print what the daemon would do with captured traffic."`
 	Fields     fieldsCommand     `cmd:"" help:"Print the fields of expressions and the table's columns."`
 	Completion completionCommand `cmd:"" help:"Print a script that completes command lines."`

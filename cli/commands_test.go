@@ -34,6 +34,11 @@ func bed(t *testing.T) (run func(script string) (code int, stdout, stderr string
 	}
 }
 
+// master makes a connection with a helper, and an expectation of it.
+const master = `cthelper create -p tcp -s 10.0.0.8 -d 10.0.0.2 --sport 1 --dport 21 --state ESTABLISHED -t 900 --helper ftp
+cthelper expect create -p tcp -s 10.0.0.8 -d 10.0.0.2 --sport 1 --dport 21 --tuple-src 10.0.0.2 --tuple-dst 10.0.0.8 --tuple-port-dst 5
+`
+
 func TestCommands(t *testing.T) {
 	run := bed(t)
 	for _, x := range []struct {
@@ -107,6 +112,15 @@ func TestCommands(t *testing.T) {
 		{"cthelper why '10.0.0.9:1002>10.0.1.2'", 2, "", "want an address and a port|^"},
 		{"cthelper why 12345", 1, "", "no such connection"},
 		{"cthelper why", 2, "", "needs a connection"},
+		{"cthelper expect create -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1001 --dport 22 --tuple-src 10.0.0.2 --tuple-dst 10.0.0.1 --tuple-port-dst 5 -t 9", 1, "", "the master connection has no helper"},
+		{"cthelper expect create -p tcp -s 10.7.7.7 -d 10.0.0.2 --sport 1001 --dport 22 --tuple-src 10.0.0.2 --tuple-dst 10.0.0.1 --tuple-port-dst 5", 1, "", "no such master"},
+		{"cthelper expect create -p tcp", 2, "", "needs --proto, --tuple-src and --tuple-dst|Try 'cthelper expect create --help'"},
+		{master + "cthelper expect list; cthelper expect count; cthelper expect list -o json", 0, `tcp    10.0.0.2:*               10.0.0.8:5|"helper":"ftp"`, "created 1 expectation"},
+		{master + "cthelper expect get -p tcp --tuple-src 10.0.0.2 --tuple-dst 10.0.0.8 --tuple-port-dst 5 -o conntrack", 0, "proto=6 src=10.0.0.2 dst=10.0.0.8 sport=0 dport=5", ""},
+		{master + "cthelper expect update --helper ftp -t 77; cthelper expect list -o conntrack", 0, "7", "updated 1 expectations"},
+		{master + "cthelper expect delete --tuple-port-dst 1-4; cthelper expect delete --tuple-dst 10.0.0.0/24; cthelper expect count", 0, "0\n", "deleted 0 expectations|deleted 1 expectations"},
+		{"cthelper expect delete", 2, "", "needs a condition"},
+		{master + "cthelper expect flush; cthelper expect count", 0, "0\n", "has been emptied"},
 		{"cthelper watch -e NOTHING", 2, "", "want ALL, NEW, UPDATES or DESTROY"},
 		{"cthelper watch --exec /nonexistent/program", 2, "", "no such file"},
 		{"sysctl -qw net.netfilter.nf_conntrack_events=0; cthelper watch; code=$?; sysctl -qw net.netfilter.nf_conntrack_events=1; exit $code", 1, "",
@@ -223,7 +237,7 @@ timeout 5 cthelper watch -e NEW,DESTROY --where 'orig.dport == 2' --count 2 --jo
 func TestNoRights(t *testing.T) {
 	run := bed(t)
 	for _, command := range []string{"list", "count", "delete -p tcp", "flush", "stats", "why 1", "watch", "top", "get -p gre -s 10.0.0.1 -d 10.0.0.2",
-		"create -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9", "update -p tcp -m 1"} {
+		"create -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9", "update -p tcp -m 1", "expect list", "expect flush", "expect watch"} {
 		// The test program may lie where the user may not go.
 		code, stdout, stderr := run("cp -L $(command -v cthelper) $T/cthelper; chmod 755 $T $T/.. $T/cthelper; chmod o+x $T/../..\n" +
 			"setpriv --reuid=65534 --regid=65534 --clear-groups $T/cthelper " + command)

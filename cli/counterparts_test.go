@@ -28,6 +28,7 @@ const base = `-I -t 1000 -u SEEN_REPLY,ASSURED -s 10.0.0.1 -d 10.0.0.2 -p tcp --
 -I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p gre --srckey 0x10 --dstkey 0x20
 -I -t 1000 -s 10.0.0.1 -d 10.0.0.2 -p 50
 -I -t 1000 -s 10.0.0.11 -d 10.0.0.2 -p udp --sport 1000 --dport 53
+-I -t 1000 -s 10.0.0.13 -d 10.0.0.2 -p tcp --sport 4000 --dport 21 --state ESTABLISHED --helper ftp
 -I -t 1000 -s 10.0.0.12 -d 10.0.0.2 -p udp --sport 1000 --dport 53 --label-add one,five
 `
 
@@ -37,7 +38,7 @@ func counterparts(t *testing.T) (rows [][2]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := regexp.MustCompile("(?m)^\\| `(conntrack .*)` \\| `(cthelper .*)` \\|$")
+	row := regexp.MustCompile("(?m)^\\| `(.*conntrack .*)` \\| `(.*cthelper .*)` \\|$")
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
 		rows = append(rows, [2]string{strings.ReplaceAll(m[1], `\|`, "|"), strings.ReplaceAll(m[2], `\|`, "|")})
 	}
@@ -49,8 +50,8 @@ func counterparts(t *testing.T) (rows [][2]string) {
 
 // passing is what differs from one moment, or one namespace, to another; timeouts count to 10 seconds.
 var (
-	passing = regexp.MustCompile(` (id|use|delta-time)=\d+|\[start=[^]]*\]|<(id|use|deltatime)>\d+|cpu=\d+|(found|search_restart|clash_resolve|insert)=\d+`)
-	timeout = regexp.MustCompile(`^((?:ipv\d +\d+ )?\w+ +\d+ )(\d+)|(<timeout>|-t )(\d+)`)
+	passing = regexp.MustCompile(` (id|use|delta-time)=\d+|\[start=[^]]*\]|<(id|use|deltatime)>\d+| \[USERSPACE\].*|cpu=\d+|expect_\w+=\d+|(found|search_restart|clash_resolve|insert)=\d+`)
+	timeout = regexp.MustCompile(`^((?:ipv\d +\d+ )?\w+ +\d+ )(\d+)|(<timeout>|-t |^ *\[\w+\] (?:ipv\d +\d+ )?\w+ +\d+ )(\d+)|^(\d+)( proto=)`)
 )
 
 func steady(output string) []string {
@@ -58,8 +59,8 @@ func steady(output string) []string {
 	for i := range all {
 		all[i] = timeout.ReplaceAllStringFunc(passing.ReplaceAllString(all[i], ""), func(s string) string {
 			m := timeout.FindStringSubmatch(s)
-			n, _ := strconv.Atoi(m[2] + m[4])
-			return m[1] + m[3] + strconv.Itoa((n+5)/10*10)
+			n, _ := strconv.Atoi(m[2] + m[4] + m[5])
+			return m[1] + m[3] + strconv.Itoa((n+5)/10*10) + m[6]
 		})
 	}
 	slices.Sort(all)
@@ -79,9 +80,11 @@ func TestCounterparts(t *testing.T) {
 		ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label 1 counter")
 	}
 	run := func(ns *netnstest.NS, command string) (code int, printed, left []string) {
-		code, stdout, stderr := shell(t, ns, "cthelper flush 2>/dev/null; cthelper restore "+file+" 2>/dev/null || exit 97\n{ "+command+
-			"\n}\ncode=$?; echo =====; conntrack -L -o labels 2>/dev/null; exit $code")
-		if code > 90 {
+		code, stdout, stderr := shell(t, ns, "cthelper flush 2>/dev/null; cthelper restore "+file+" 2>/dev/null || exit 97\n"+
+			"cthelper expect flush; cthelper expect create -p tcp -s 10.0.0.13 -d 10.0.0.2 --sport 4000 --dport 21 "+
+			"--tuple-src 10.0.0.2 --tuple-dst 10.0.0.13 --tuple-port-dst 5000 -t 200 || exit 96\n{ "+command+
+			"\n}\ncode=$?; echo =====; conntrack -L -o labels 2>/dev/null; conntrack -L expect 2>/dev/null; exit $code")
+		if code > 90 && code != 124 {
 			t.Fatalf("%s: exit %d\n%s", command, code, stderr)
 		}
 		before, after, _ := strings.Cut(stdout, "=====\n")

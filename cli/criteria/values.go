@@ -74,6 +74,23 @@ func parseMask(text string, bits int) (netip.Addr, error) {
 // IsSet says whether the option was given.
 func (a *Address) IsSet() bool { return a.First.IsValid() }
 
+// Has says whether x is among the addresses.
+func (a *Address) Has(x netip.Addr) bool {
+	if x.BitLen() != a.First.BitLen() {
+		return false
+	}
+	if !a.Mask.IsValid() {
+		return a.First.Compare(x) <= 0 && x.Compare(a.Last) <= 0
+	}
+	want, have, mask := a.First.AsSlice(), x.AsSlice(), a.Mask.AsSlice()
+	for i := range mask {
+		if (want[i]^have[i])&mask[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // One is the address, if it is a single one.
 func (a *Address) One() (netip.Addr, error) {
 	if a.Mask.IsValid() || a.First != a.Last {
