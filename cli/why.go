@@ -15,6 +15,7 @@ import (
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/cli/where"
 	"github.com/cthelperd/cthelperd/cli/why"
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
 )
 
@@ -137,6 +138,9 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	}
 	line("related", "yes: it was expected when it began (status EXPECTED)")
 	w.master(line, f, &r)
+	if err := c.pending(line, f); err != nil {
+		return err
+	}
 	if w.Log != "" {
 		announced(line, said[flowName(f)])
 	} else if why.Protocol(r.Helper) != "" || r.Shadow {
@@ -177,6 +181,24 @@ func (w *whyCommand) master(line func(what, format string, args ...any), f *flow
 	if r.Shadow && len(r.Control) == 0 {
 		line("control", "the connection that the shadow stands for is gone")
 	}
+}
+
+// pending are the expectations that the master has besides: the one that was used is gone, unless it is permanent.
+func (c *context) pending(line func(what, format string, args ...any), f *flows.Flow) error {
+	t, err := expect.Open()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	for x, err := range t.List() {
+		if err != nil {
+			return err
+		}
+		if f.Master.Src.IsValid() && x.Master == f.Master && x.MasterTransport == f.MasterTransport {
+			line("pending", "%s %s, for %d s more", names.Protocol(uint8(x.Transport)), format.ExpectEnds(x), x.Timeout)
+		}
+	}
+	return nil
 }
 
 // search looks the connections up in the log; without one there is nothing to find.

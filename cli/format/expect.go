@@ -2,6 +2,7 @@ package format
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -83,24 +84,28 @@ func expectRow(b []byte, e *expect.Event) []byte {
 		return b
 	}
 	line := fmt.Sprintf("%-6s %-24s %-24s %-48s %7d %-12s %s", names.Protocol(uint8(x.Transport)),
-		masked(x.Tuple.Src.Addr().String(), x.Mask.Src.Addr().IsUnspecified(), x.Tuple.Src.Port(), x.Mask.Src.Port()),
-		masked(x.Tuple.Dst.Addr().String(), x.Mask.Dst.Addr().IsUnspecified(), x.Tuple.Dst.Port(), x.Mask.Dst.Port()),
+		masked(x.Tuple.Src, x.Mask.Src), masked(x.Tuple.Dst, x.Mask.Dst),
 		names.Protocol(uint8(x.MasterTransport))+" "+x.Master.Src.String()+">"+x.Master.Dst.String(),
 		x.Timeout, caret.Plain(x.Helper), ExpectFlags(x))
 	return append(b, strings.TrimRight(line, " ")...)
 }
 
-// masked is an end, with * for what may be anything.
-func masked(host string, any bool, port, mask uint16) string {
-	if any {
+// ExpectEnds are the ends of the expected connection, with * for what may be anything.
+func ExpectEnds(x *expect.Expectation) string {
+	return masked(x.Tuple.Src, x.Mask.Src) + ">" + masked(x.Tuple.Dst, x.Mask.Dst)
+}
+
+func masked(end, mask netip.AddrPort) string {
+	host, port := end.Addr().String(), "*"
+	if mask.Addr().IsUnspecified() {
 		host = "*"
-	} else if strings.Contains(host, ":") {
+	} else if end.Addr().Is6() {
 		host = "[" + host + "]"
 	}
-	if mask == 0 {
-		return host + ":*"
+	if mask.Port() != 0 {
+		port = strconv.Itoa(int(end.Port()))
 	}
-	return host + ":" + strconv.Itoa(int(port))
+	return host + ":" + port
 }
 
 // ExpectFlags are the names of the flags that are set, as conntrack(8) has them.
