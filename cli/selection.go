@@ -24,7 +24,8 @@ func (o *rendering) printer(c *context, labels *names.Labels, events bool) (*for
 		kind.Kind = format.Table
 	}
 	return format.New(c.stdout, format.Options{
-		Output: kind, Names: labels, Width: c.width(), Columns: o.Columns, Events: events, Now: time.Now,
+		Output: kind, Names: labels, Width: c.width(), Columns: o.Columns, Plain: isTerminal(c.stdout), Events: events,
+		Now: time.Now,
 	})
 }
 

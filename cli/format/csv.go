@@ -24,8 +24,8 @@ func csvHead(events bool) string {
 	return csvColumns + "\n"
 }
 
-// csv is a line of RFC 4180.
-func csv(b []byte, e *flows.Event, labels *names.Labels, now time.Time, events bool) []byte {
+// appendCSV appends a line of RFC 4180.
+func appendCSV(b []byte, e *flows.Event, labels *names.Labels, now time.Time, events bool) []byte {
 	f := &e.Flow
 	c := csvLine(b)
 	if events {

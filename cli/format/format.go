@@ -118,6 +118,7 @@ type Options struct {
 	Output
 	Names   *names.Labels
 	Width   int      // of the terminal, for the table; 0: as wide as it gets
+	Plain   bool     // what acts on a terminal is escaped in lines for programs too
 	Columns []string // of the table; none: those that have something to say
 	Events  bool     // rows are events
 	Now     func() time.Time
@@ -162,7 +163,7 @@ func (p *Printer) Event(e *flows.Event) error {
 	case Conntrack:
 		b = caused(p.conntrack(b, e, now), e)
 	case XML:
-		b = caused(p.xml(b, e, now), e)
+		b = caused(p.appendXML(b, e, now), e)
 	case Save:
 		b = save(b, e, p.o.Names, true)
 	case Conntrack + "," + Save:
@@ -170,14 +171,16 @@ func (p *Printer) Event(e *flows.Event) error {
 	case JSON:
 		b = JSONEvent(b, e, p.o.Names, now)
 	case CSV:
-		b = csv(b, e, p.o.Names, now, p.o.Events)
+		b = appendCSV(b, e, p.o.Names, now, p.o.Events)
 	}
 	p.line = b
 	if len(b) == 0 {
 		return nil
 	}
+	if p.o.Plain {
+		b = []byte(caret.Plain(strings.ReplaceAll(string(b), "\t", " ")))
+	}
 	_, err := p.w.Write(append(b, '\n'))
-	p.line = b
 	return err
 }
 

@@ -12,7 +12,7 @@ import (
 // Values are the columns of CSV, by name: the fields of an event.
 func Values(e *flows.Event, labels *names.Labels, now time.Time) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
-		line := string(csv(nil, e, labels, now, true))
+		line := string(appendCSV(nil, e, labels, now, true))
 		for _, name := range strings.Split(strings.TrimSuffix(csvHead(true), "\n"), ",") {
 			value, rest := cutCSV(line)
 			line = rest

@@ -17,8 +17,8 @@ const (
 	xmlTail = "</conntrack>\n"
 )
 
-// xml is a <flow> of conntrack -o xml.
-func (p *Printer) xml(b []byte, e *flows.Event, now time.Time) []byte {
+// appendXML appends a <flow> of conntrack -o xml.
+func (p *Printer) appendXML(b []byte, e *flows.Event, now time.Time) []byte {
 	f := &e.Flow
 	switch e.Kind {
 	case flows.New, flows.Present:
