@@ -13,14 +13,14 @@ const (
 	fieldContact
 	fieldCallID
 	fieldCSeq
-	fieldRoute
-	fieldRecordRoute
-	fieldPath
-	fieldServiceRoute
 	fieldExpires
 	fieldContentLength
 	fieldContentType
 	fieldContentEncoding
+	fieldRoute // from here on of use to Rewrite only
+	fieldRecordRoute
+	fieldPath
+	fieldServiceRoute
 	fieldURI // one of those in which addresses stand that nothing depends on
 )
 
@@ -104,20 +104,43 @@ func fieldOf(name []byte) field {
 	return otherField
 }
 
+// mayBegin has the first letters of the header fields that are read. Most that are not have another one.
+var mayBegin = letters("vftmirclepbs")
+
+// endsName has what ends the name of a header field.
+var endsName = [256]bool{':': true, ' ': true, '\t': true, '\r': true}
+
+// letters is the set of some letters, small and capital.
+func letters(small string) (set [256]bool) {
+	for _, c := range small {
+		set[c], set[c-'a'+'A'] = true, true
+	}
+	return set
+}
+
 // header reads a header field.
 func (m *message) header(b []byte, line span) error {
 	at := line.off
-	for at < line.end && b[at] != ':' && b[at] != ' ' && b[at] != '\t' && b[at] != '\r' {
+	if !mayBegin[b[at]] {
+		return nil
+	}
+	for at < line.end && !endsName[b[at]] {
 		at++
 	}
 	f := fieldOf(b[line.off:at])
-	if f == otherField {
+	if f == otherField || m.terse && f >= fieldRoute {
 		return nil
 	}
-	s := scanner{b, at, line.end}
-	if !s.accept(':') {
-		return nil // no header field at all; who receives it will judge
+	for at < line.end && b[at] != ':' {
+		if !blank(b[at]) {
+			return nil // no header field at all; who receives it will judge
+		}
+		at++
 	}
+	if at == line.end {
+		return nil
+	}
+	s := scanner{b, at + 1, line.end}
 	for s.end > s.at && blank(b[s.end-1]) {
 		s.end--
 	}
@@ -126,15 +149,17 @@ func (m *message) header(b []byte, line span) error {
 	case fieldVia:
 		m.readVias(&s)
 	case fieldFrom:
-		m.readAddress(&s, from)
+		m.readName(&s, from)
 		m.fromTag = tag(&s)
 		return m.once(seenFrom)
 	case fieldTo:
-		m.readAddress(&s, to)
+		m.readName(&s, to)
 		m.toTag = tag(&s)
 		return m.once(seenTo)
 	case fieldContact:
-		m.readContacts(&s)
+		if !m.terse || m.method == register || m.status > 0 {
+			m.readContacts(&s)
+		}
 	case fieldCallID:
 		m.callID = span{s.at, s.end}
 		return m.once(seenCallID)
@@ -282,8 +307,21 @@ func (m *message) readContacts(s *scanner) {
 	}
 }
 
+// readName reads From or To, up to its parameters.
+func (m *message) readName(s *scanner, k kind) {
+	if whole := addressSpan(s); !m.terse {
+		m.readURI(s.b, whole, k)
+	}
+}
+
 // readVias reads a list of Via (RFC 3261, section 20.42).
 func (m *message) readVias(s *scanner) {
+	if m.terse {
+		if m.first(seenVia) {
+			m.branch = branch(s)
+		}
+		return
+	}
 	for s.more() && len(m.places) <= maxPlaces {
 		s.blanks()
 		s.token() // SIP
@@ -300,6 +338,22 @@ func (m *message) readVias(s *scanner) {
 		m.viaParameters(s, top, transport)
 		if !s.element() {
 			return
+		}
+	}
+}
+
+// branch is that of the first of a list of Via.
+func branch(s *scanner) (value span) {
+	for s.more() && s.b[s.at] != ';' && s.b[s.at] != ',' {
+		s.at++
+	}
+	for {
+		name, value, ok := s.parameter()
+		if !ok {
+			return span{}
+		}
+		if fold(name.of(s.b), "branch") {
+			return value
 		}
 	}
 }

@@ -41,6 +41,8 @@ const (
 
 // message is a view of a SIP message: offsets into the bytes that it was read from. Its slices keep their memory.
 type message struct {
+	terse bool // only what Inspect needs is read: the addresses in headers are Rewrite's, but for contacts of REGISTER
+
 	whole span // start line to the end of the body; a datagram may have more behind it
 	head  span // start line and headers, the empty line too
 	body  span
@@ -95,6 +97,7 @@ const (
 // reset empties m and keeps its memory.
 func (m *message) reset() {
 	*m = message{
+		terse:   m.terse,
 		expires: -1, length: -1,
 		places: m.places[:0], contacts: m.contacts[:0], bodies: m.bodies[:0], media: m.media[:0], groups: m.groups[:0],
 	}
@@ -219,6 +222,9 @@ func (m *message) startLine(b []byte, off int) (next int, err error) {
 		return next, failure(last, errVersion)
 	}
 	m.method = methodOf(name.of(b))
+	if m.terse {
+		return next, nil
+	}
 	if text := target.of(b); text[0] == '<' && text[len(text)-1] == '>' {
 		target = span{target.off + 1, max(target.off+1, target.end-1)}
 	}

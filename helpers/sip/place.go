@@ -66,8 +66,15 @@ func (p *place) usable() bool {
 
 // newPlace appends a place.
 func (m *message) newPlace(k kind) *place {
-	m.places = append(m.places, place{kind: k, body: -1, media: -1, expect: -1})
-	return &m.places[len(m.places)-1]
+	n := len(m.places)
+	if n < cap(m.places) {
+		m.places = m.places[:n+1]
+	} else {
+		m.places = append(m.places, place{})
+	}
+	p := &m.places[n]
+	*p = place{kind: k, body: -1, media: -1, expect: -1}
+	return p
 }
 
 // readHost reads a host and, behind a colon, a port. Inside of header fields white space may stand around the colon.
@@ -225,6 +232,11 @@ func transportOf(name []byte, secure bool) (helpers.Transport, bool) {
 
 // readAddress reads a name-addr or addr-spec (RFC 3261, section 20.10), up to the parameters of the header field.
 func (m *message) readAddress(s *scanner, k kind) uri {
+	return m.readURI(s.b, addressSpan(s), k)
+}
+
+// addressSpan steps over a name-addr or addr-spec, and gives its URI.
+func addressSpan(s *scanner) span {
 	s.blanks()
 	from := s.at
 	for s.more() {
@@ -239,13 +251,13 @@ func (m *message) readAddress(s *scanner, k kind) uri {
 				inside.end = s.at + n
 			}
 			s.at = min(inside.end+1, s.end)
-			return m.readURI(s.b, inside.trimmed(s.b), k)
+			return inside.trimmed(s.b)
 		case ',', ';': // without brackets, parameters and the next one are not the URI's
-			return m.readURI(s.b, span{from, s.at}.trimmed(s.b), k)
+			return span{from, s.at}.trimmed(s.b)
 		}
 		s.at++
 	}
-	return m.readURI(s.b, span{from, s.at}.trimmed(s.b), k)
+	return span{from, s.at}.trimmed(s.b)
 }
 
 // withPort is a, with a port if it has none.

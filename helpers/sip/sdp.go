@@ -182,22 +182,26 @@ func (m *message) readSDP(b []byte, text span) {
 			}
 		}
 		if end-at > 2 && b[at+1] == '=' {
-			value := scanner{b, at + 2, end}
-			switch b[at] {
-			case 'm':
-				d.mediaLine(&value)
-			case 'c':
-				d.connectionLine(&value)
-			case 'a':
-				d.attribute(&value)
-			case 'o':
-				d.originLine(&value)
+			switch c := b[at]; {
+			case c == 'a':
+				if attributes[b[at+2]] {
+					d.attribute(&scanner{b, at + 2, end})
+				}
+			case c == 'm':
+				d.mediaLine(&scanner{b, at + 2, end})
+			case c == 'c':
+				d.connectionLine(&scanner{b, at + 2, end})
+			case c == 'o' && !m.terse:
+				d.originLine(&scanner{b, at + 2, end})
 			}
 		}
 		at = next
 	}
 	d.settle()
 }
+
+// attributes has the first letters of the attributes that are read.
+var attributes = [256]bool{'r': true, 'c': true, 's': true, 'm': true, 'g': true, 'b': true, 'p': true}
 
 // description is a session description that is being read.
 type description struct {
@@ -234,11 +238,8 @@ func (p *place) hostLine(s *scanner) {
 	s.word() // IN
 	family := s.word().of(s.b)
 	p.host = s.word()
-	for i, c := range p.host.of(s.b) {
-		if c == '/' {
-			p.host.end = p.host.off + i
-			break
-		}
+	if i := bytes.IndexByte(p.host.of(s.b), '/'); i >= 0 {
+		p.host.end = p.host.off + i
 	}
 	p.port = span{p.host.end, p.host.end}
 	a := address(p.host.of(s.b))

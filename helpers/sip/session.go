@@ -55,10 +55,20 @@ func (s *session) Inspect(seg *helpers.Segment, out *helpers.Result) error {
 		s.datagram(seg, &f[seg.Dir], out)
 	}
 	err := s.desk.first
-	if seg.Flow.Reply == seg.Flow.Orig.Turned() {
+	if untranslated(seg.Flow) {
 		s.release()
 	}
 	return err
+}
+
+// untranslated tells whether a flow is not under NAT: there will be no Rewrite.
+func untranslated(f *helpers.Flow) bool { return f.Reply == f.Orig.Turned() }
+
+// blank is a message to be filled from a segment.
+func (s *session) blank(seg *helpers.Segment) *message {
+	m := s.desk.blank()
+	m.terse = untranslated(seg.Flow)
+	return m
 }
 
 // Close implements helpers.Session: calls go on by other flows.

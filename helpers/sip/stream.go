@@ -44,7 +44,7 @@ func (s *session) datagram(seg *helpers.Segment, d *direction, out *helpers.Resu
 	for off < len(seg.Data) && (seg.Data[off] == '\r' || seg.Data[off] == '\n') {
 		off++
 	}
-	m := s.desk.blank()
+	m := s.blank(seg)
 	err := m.parseHead(seg.Data, off)
 	if err == nil {
 		if end := min(m.end(seg.Data), len(seg.Data)); end-m.head.end > int(s.all.Body) {
@@ -124,7 +124,7 @@ func (s *session) message(seg *helpers.Segment, d *direction, off int, out *help
 			return n, more
 		}
 	}
-	m := s.desk.blank()
+	m := s.blank(seg)
 	err := m.parseHead(b, off)
 	s.steps += len(m.head.of(b))
 	head := m.head.end - off
