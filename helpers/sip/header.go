@@ -140,11 +140,24 @@ func (m *message) header(b []byte, line span) error {
 	if at == line.end {
 		return nil
 	}
-	s := scanner{b, at + 1, line.end}
-	for s.end > s.at && blank(b[s.end-1]) {
-		s.end--
+	value := span{at + 1, line.end}.trimmed(b)
+	switch f {
+	case fieldCallID:
+		m.callID = value
+		return m.once(seenCallID)
+	case fieldExpires:
+		m.expires = seconds(value.of(b))
+		return nil
+	case fieldContentLength:
+		return m.readLength(b, value)
+	case fieldContentType:
+		m.contentType = value
+		return m.once(seenType)
+	case fieldContentEncoding:
+		m.encoded = m.encoded || !fold(value.of(b), "identity")
+		return nil
 	}
-	s.blanks()
+	s := scanner{b, value.off, value.end}
 	switch f {
 	case fieldVia:
 		m.readVias(&s)
@@ -156,18 +169,15 @@ func (m *message) header(b []byte, line span) error {
 		m.readName(&s, to)
 		m.toTag = tag(&s)
 		return m.once(seenTo)
-	case fieldContact:
-		if !m.terse || m.method == register || m.status > 0 {
-			m.readContacts(&s)
-		}
-	case fieldCallID:
-		m.callID = span{s.at, s.end}
-		return m.once(seenCallID)
 	case fieldCSeq:
 		if !m.readCSeq(&s) {
 			return errCSeq
 		}
 		return m.once(seenCSeq)
+	case fieldContact:
+		if !m.terse || m.method == register || m.status > 0 {
+			m.readContacts(&s)
+		}
 	case fieldRoute:
 		m.readList(&s, route, seenRoute)
 	case fieldRecordRoute:
@@ -178,15 +188,6 @@ func (m *message) header(b []byte, line span) error {
 		m.readList(&s, serviceRoute, seenServiceRoute)
 	case fieldURI:
 		m.readList(&s, otherURI, 0)
-	case fieldExpires:
-		m.expires = seconds(b[s.at:s.end])
-	case fieldContentLength:
-		return m.readLength(&s)
-	case fieldContentType:
-		m.contentType = span{s.at, s.end}
-		return m.once(seenType)
-	case fieldContentEncoding:
-		m.encoded = m.encoded || !fold(b[s.at:s.end], "identity")
 	}
 	return nil
 }
@@ -241,18 +242,18 @@ func (m *message) readCSeq(s *scanner) bool {
 	return called == m.method
 }
 
-func (m *message) readLength(s *scanner) error {
+func (m *message) readLength(b []byte, value span) error {
 	if m.seen&seenLength != 0 {
 		m.unframed = true
 		return errTwice
 	}
 	m.seen |= seenLength
-	n, ok := number(s.b[s.at:s.end], 1<<30)
+	n, ok := number(value.of(b), 1<<30)
 	if !ok {
 		m.unframed = true
 		return errLength
 	}
-	m.length, m.lengthAt = int(n), span{s.at, s.end}
+	m.length, m.lengthAt = int(n), value
 	return nil
 }
 

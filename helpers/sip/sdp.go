@@ -299,6 +299,9 @@ func (d *description) mediaLine(s *scanner) {
 
 // mediaKindOf knows a transport by the registered name (IANA, "proto" of SDP).
 func mediaKindOf(proto []byte) mediaKind {
+	if string(proto) == "RTP/AVP" { // mostly
+		return rtpMedia
+	}
 	first, rest, _ := bytes.Cut(proto, []byte("/"))
 	switch {
 	case fold(first, "rtp"):
