@@ -236,3 +236,45 @@ func TestCallFlows(t *testing.T) {
 	}
 	golden(t, "rfc3665", w.String())
 }
+
+// What is read where nobody rewrites is the same as where somebody does.
+func TestBare(t *testing.T) {
+	compared := 0
+	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
+		for _, x := range corpus(t, name) {
+			all, bare := message{}, message{terse: true}
+			errs := [2]error{all.parse(x.data, 0), bare.parse(x.data, 0)}
+			if fmt.Sprint(errs[0]) != fmt.Sprint(errs[1]) {
+				t.Errorf("%s %s: %v", name, x.name, errs)
+			}
+			if errs[0] != nil {
+				continue
+			}
+			said := func(m *message) string {
+				var w strings.Builder
+				for _, s := range []span{m.whole, m.body, m.callID, m.fromTag, m.toTag, m.branch} {
+					fmt.Fprintln(&w, s)
+				}
+				fmt.Fprintln(&w, m.method, m.status, m.cseq, m.expires, m.length, m.lengthAt, m.star)
+				if m.method == register {
+					for _, c := range m.contacts {
+						fmt.Fprintln(&w, c.whole, c.user, c.expires, c.transport, c.secure, m.places[max(0, c.place)].addr)
+					}
+				}
+				for _, p := range m.places {
+					if p.body >= 0 && p.kind != origin {
+						fmt.Fprintln(&w, p.kind, p.host, p.port, p.addr)
+					}
+				}
+				return w.String()
+			}
+			compared++
+			if a, b := said(&all), said(&bare); a != b {
+				t.Errorf("%s %s:\n%s\nbare:\n%s", name, x.name, a, b)
+			}
+		}
+	}
+	if compared < 200 {
+		t.Errorf("only %d messages", compared)
+	}
+}
