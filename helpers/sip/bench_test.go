@@ -51,8 +51,8 @@ a=sendrecv
 `)
 
 // BenchmarkInvite reads an INVITE with its session description, a phone's and a short one: how many times faster than
-// sipgo and pion/sdp parse it. They take turns, so that the ratio holds on a busy machine. Under NAT all addresses are read, else those
-// that count.
+// sipgo and pion/sdp parse it. They take turns, so that the ratio holds on a busy machine. Under NAT all addresses are
+// read, else those that count.
 func BenchmarkInvite(b *testing.B) {
 	const turn = 64
 	for _, data := range [][]byte{phoneCall, invitation} {
@@ -103,8 +103,8 @@ func BenchmarkInvite(b *testing.B) {
 	}
 }
 
-// BenchmarkTrunk holds so many calls in one flow, and ends one for each that begins: how long a message takes, of what it
-// takes with the fewest. The order of the ends is none.
+// BenchmarkTrunk holds so many calls in one flow, and ends one for each that begins, in an order that is none: how long
+// that takes, of what it takes with the fewest.
 func BenchmarkTrunk(b *testing.B) {
 	var first float64
 	for _, calls := range []int{10, 1000, 10000} {
@@ -188,7 +188,8 @@ func TestTrunkMemory(t *testing.T) {
 	for n := 10000; n < 60000; n++ {
 		k.out.Reset()
 		k.session.(*session).all.Calls = 16384
-		data := []byte(text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", fmt.Sprint("flood-", n), lineOf(phone.Addr(), 4000)))
+		id := fmt.Sprint("flood-", n)
+		data := []byte(text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", id, lineOf(phone.Addr(), 4000)))
 		// The oldest call is told to be forgotten, as an error.
 		_ = k.session.Inspect(&helpers.Segment{Flow: k.flow, Data: data}, &k.out)
 	}

@@ -252,7 +252,8 @@ type connection struct {
 const firstNumber = 1000
 
 func (w *firewall) connect(c engine.Conn) *connection {
-	k := &connection{firewall: w, conn: c, sent: [2]uint32{firstNumber, firstNumber}, got: [2]uint32{firstNumber, firstNumber}}
+	first := [2]uint32{firstNumber, firstNumber}
+	k := &connection{firewall: w, conn: c, sent: first, got: first}
 	if c.Transport == helpers.TCP {
 		const syn, ack = 2, 16
 		k.segment(0, syn, nil)
@@ -796,15 +797,17 @@ func (d *dialog) talk(send func(m *message)) {
 	send(d.response(bye, "200 OK", nothing))
 }
 
-// Every address that the other side sees is the outside one; nothing else is changed but Content-Length, which is right.
-// Media reach where they are announced, RTP and RTCP as a pair. A copy of a message leaves as the first one did. And a
-// NAT the other way round makes of it what it was.
+// Every address that the other side sees is the outside one; nothing else is changed but Content-Length, which is
+// right. Media reach where they are announced, RTP and RTCP as a pair. A copy of a message leaves as the first one did.
+// And a NAT the other way round makes of it what it was.
 func TestNAT(t *testing.T) {
 	const dialogs = 1000
 	sites := []site{
 		{name: "no NAT"}, {name: "no NAT, IPv6", ipv6: true},
-		{name: "SNAT", snat: true}, {name: "SNAT with ports", snat: true, port: true}, {name: "SNAT, IPv6", ipv6: true, snat: true},
-		{name: "DNAT", dnat: true}, {name: "DNAT, IPv6", ipv6: true, dnat: true}, {name: "SNAT and DNAT", snat: true, dnat: true},
+		{name: "SNAT", snat: true}, {name: "SNAT with ports", snat: true, port: true},
+		{name: "SNAT, IPv6", ipv6: true, snat: true},
+		{name: "DNAT", dnat: true}, {name: "DNAT, IPv6", ipv6: true, dnat: true},
+		{name: "SNAT and DNAT", snat: true, dnat: true},
 		{name: "SNAT with ports and DNAT, IPv6", ipv6: true, snat: true, dnat: true, port: true},
 	}
 	checked := map[string]int{}
@@ -821,7 +824,8 @@ func TestNAT(t *testing.T) {
 			c := k.conn
 			inverse := newFirewall(t, options(fromTo)).connect(engine.Conn{
 				Transport: c.Transport, Adjustable: true,
-				Orig: helpers.Tuple{Src: c.Reply.Dst, Dst: c.Reply.Src}, Reply: helpers.Tuple{Src: c.Orig.Dst, Dst: c.Orig.Src},
+				Orig:  helpers.Tuple{Src: c.Reply.Dst, Dst: c.Reply.Src},
+				Reply: helpers.Tuple{Src: c.Orig.Dst, Dst: c.Orig.Src},
 			})
 			d := newDialog(rnd, k, n, fromTo)
 			d.talk(func(m *message) {
@@ -850,8 +854,8 @@ func TestNAT(t *testing.T) {
 					checked["changed"]++
 				}
 				if err != nil {
-					t.Errorf("seed %d, %s, %v, dialog %d, from side %d: %v\nsent\n%s\ngot\n%s\n%v | %v\n%s", seed, s.name, transport, n,
-						m.from, err, sent, got, c.Orig, c.Reply, strings.Join(w.refused, "\n"))
+					t.Errorf("seed %d, %s, %v, dialog %d, from side %d: %v\nsent\n%s\ngot\n%s\n%v | %v\n%s",
+						seed, s.name, transport, n, m.from, err, sent, got, c.Orig, c.Reply, strings.Join(w.refused, "\n"))
 				}
 			})
 			if t.Failed() {

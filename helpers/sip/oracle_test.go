@@ -71,7 +71,8 @@ func valid(m sipgo.Message, data []byte) bool {
 	if !plain(head) || m.CallID() == nil || m.CSeq() == nil || m.From() == nil || m.To() == nil {
 		return false
 	}
-	for _, name := range []string{"Call-ID", "i", "CSeq", "From", "f", "To", "t", "Content-Length", "l", "Content-Type", "c"} {
+	alone := []string{"Call-ID", "i", "CSeq", "From", "f", "To", "t", "Content-Length", "l", "Content-Type", "c"}
+	for _, name := range alone {
 		if len(m.GetHeaders(name)) > 1 {
 			return false // must be alone: RFC 3261, section 20
 		}
@@ -126,22 +127,15 @@ func (w *differences) uri(what string, m *message, data []byte, k kind, there si
 	w.host(what, m, data, k, there.Host, there.Port)
 }
 
-// host compares the first place of a kind.
+// host compares the first place of a kind, if it is an IPv4 address: of brackets sipgo takes more than is valid.
 func (w *differences) host(what string, m *message, data []byte, k kind, host string, port int) {
-	if inside, ok := strings.CutPrefix(host, "["); ok {
-		host = strings.TrimSuffix(inside, "]")
-	}
-	if _, err := netip.ParseAddr(host); err != nil || port < 0 || port > 65535 {
-		return // a name
-	}
-	written := func(before, after string) bool { return bytes.Contains(data, []byte(before+host+after)) }
-	if strings.Contains(host, ":") && !written("@[", "]") && !written(":[", "]") && !written(" [", "]") ||
-		written("", "]") && !strings.Contains(host, ":") {
-		return // brackets are not where they must be, or where they must not be
+	a, err := netip.ParseAddr(host)
+	if err != nil || !a.Is4() || port < 0 || port > 65535 || bytes.Contains(data, []byte(host+"]")) {
+		return
 	}
 	for _, p := range m.places {
 		if p.kind == k {
-			if port == 0 && (written("", "]:") || written("", ":")) {
+			if port == 0 && bytes.Contains(data, []byte(host+":")) {
 				return // sipgo has no port where it cannot read it
 			}
 			w.same(what, string(p.host.of(data))+":"+strconv.Itoa(int(p.addr.Port())), host+":"+strconv.Itoa(port))
@@ -159,8 +153,17 @@ func FuzzAgainstPion(f *testing.F) {
 			}
 		}
 	}
-	f.Add([]byte("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=audio 4000/2 RTP/AVP 0\r\nc=IN IP4 192.0.2.2/127\r\n" +
-		"a=rtcp:4100 IN IP4 192.0.2.3\r\na=rtcp-mux\r\na=candidate:1 1 UDP 1 192.0.2.4 4000 typ host\r\nm=video 0 RTP/AVP 31\r\n"))
+	f.Add([]byte(crlf(`v=0
+o=- 1 1 IN IP4 192.0.2.1
+s=-
+t=0 0
+m=audio 4000/2 RTP/AVP 0
+c=IN IP4 192.0.2.2/127
+a=rtcp:4100 IN IP4 192.0.2.3
+a=rtcp-mux
+a=candidate:1 1 UDP 1 192.0.2.4 4000 typ host
+m=video 0 RTP/AVP 31
+`)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if why := differsFromPion(data); why != "" {
 			t.Fatalf("%s\n%q", why, data)
@@ -197,7 +200,9 @@ func differsFromPion(data []byte) string {
 		if c == nil {
 			c = theirs.ConnectionInformation
 		}
-		w.same(where+"address", line.addr.Addr().String(), pionAddress(c).String())
+		if a := pionAddress(c); a.IsValid() { // netip takes no 192.0.2.01
+			w.same(where+"address", line.addr.Addr().String(), a.String())
+		}
 		_, mux := x.Attribute("rtcp-mux")
 		w.same(where+"mux", strconv.FormatBool(m.media[i].mux), strconv.FormatBool(mux))
 		if text, ok := x.Attribute("rtcp"); ok {

@@ -29,7 +29,8 @@ func (n names) outsideContact() bool {
 	return n.contact == outside || n.contact == unheard && n.via == outside
 }
 
-// Rewrite implements helpers.Rewriter. What both sides know by the same address stays as it is written, and so do names.
+// Rewrite implements helpers.Rewriter. What both sides know by the same address stays as it is written, and so do
+// names.
 func (s *session) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edit) []helpers.Edit {
 	if s.desk == nil {
 		return edits // the flow is not under NAT
@@ -163,7 +164,7 @@ func (e *editor) via(p *place) {
 	case a == e.seen(reader) || p.kind == viaReceived && a.Addr() == e.seen(reader).Addr():
 		to, ok = e.real(reader), true
 	case a.Addr() == e.seen(reader).Addr():
-		if to, ok = e.nat.Translate(a); to.Addr() != e.real(reader).Addr() { // a neighbour's, where there is no neighbour
+		if to, ok = e.nat.Translate(a); to.Addr() != e.real(reader).Addr() { // a neighbour has the port
 			to = netip.AddrPortFrom(e.real(reader).Addr(), a.Port())
 		}
 	}
