@@ -244,12 +244,12 @@ func TestCallFlows(t *testing.T) {
 }
 
 // What is read where nobody rewrites is the same as where somebody does.
-func TestBare(t *testing.T) {
+func TestTerse(t *testing.T) {
 	compared := 0
 	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
 		for _, x := range corpus(t, name) {
-			all, bare := message{}, message{terse: true}
-			errs := [2]error{all.parse(x.data, 0), bare.parse(x.data, 0)}
+			all, terse := message{}, message{terse: true}
+			errs := [2]error{all.parse(x.data, 0), terse.parse(x.data, 0)}
 			if fmt.Sprint(errs[0]) != fmt.Sprint(errs[1]) {
 				t.Errorf("%s %s: %v", name, x.name, errs)
 			}
@@ -278,8 +278,8 @@ func TestBare(t *testing.T) {
 				return w.String()
 			}
 			compared++
-			if a, b := said(&all), said(&bare); a != b {
-				t.Errorf("%s %s:\n%s\nbare:\n%s", name, x.name, a, b)
+			if a, b := said(&all), said(&terse); a != b {
+				t.Errorf("%s %s:\n%s\nterse:\n%s", name, x.name, a, b)
 			}
 		}
 	}

@@ -8,9 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	sipgo "github.com/emiago/sipgo/sip"
-	"github.com/pion/sdp/v3"
-
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
@@ -251,38 +248,6 @@ func TestParseDoesNotAllocate(t *testing.T) {
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
-}
-
-// BenchmarkParse reads an INVITE with its session description: here, without NAT and for Rewrite, and with sipgo and
-// pion/sdp, in one run.
-func BenchmarkParse(b *testing.B) {
-	for _, terse := range []bool{true, false} {
-		b.Run(fmt.Sprintf("terse=%v", terse), func(b *testing.B) {
-			m := message{terse: terse}
-			b.SetBytes(int64(len(invitation)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := m.parse(invitation, 0); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-	b.Run("sipgo and pion", func(b *testing.B) {
-		parser := sipgo.NewParser()
-		b.SetBytes(int64(len(invitation)))
-		b.ReportAllocs()
-		for b.Loop() {
-			read, err := parser.ParseSIP(invitation)
-			if err != nil {
-				b.Fatal(err)
-			}
-			var d sdp.SessionDescription
-			if err := d.Unmarshal(read.Body()); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
 
 // TestAddress: what netip reads is read the same; what it does not is not, but for leading zeros.
