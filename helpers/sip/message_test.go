@@ -97,6 +97,20 @@ Refer-To: <sip:192.0.2.13?Replaces=x>
 14 "192.0.2.12" "5" 192.0.2.12:5
 12 "192.0.2.13" "" 192.0.2.13:0
 `},
+		{"what no token may have", `
+OPTIONS sip:a@192.0.2.1:1A SIP/2.0
+v: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK1@host/"x;received=192.0.2.3;rport=4
+t: <sip:a@b>
+f: <sip:a@b>
+i: a
+CSeq: 1 OPTIONS
+`, `0 "192.0.2.1" "1" invalid AddrPort
+1 "192.0.2.2" "" 192.0.2.2:0
+2 "192.0.2.3" "" 192.0.2.3:0
+3 "" "4" invalid AddrPort
+6 "b" "" invalid AddrPort
+5 "b" "" invalid AddrPort
+`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := []byte(crlf(tt.head) + "\r\n")

@@ -110,7 +110,7 @@ func (p *place) readHost(s *scanner) {
 		}
 		p.port.end = s.at
 		port = portOf(p.port.of(s.b))
-		if port == 0 {
+		if port == 0 || s.more() && !separator[s.b[s.at]] {
 			addr = netip.Addr{} // whatever it is, it is no end point
 		}
 	}

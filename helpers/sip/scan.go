@@ -245,6 +245,10 @@ func (s *scanner) parameter() (name, value span, ok bool) {
 		return name, value, true
 	}
 	value = s.token()
+	for s.at < s.end && !blank(s.b[s.at]) && s.b[s.at] != ';' && s.b[s.at] != ',' { // what no token may have, but some write
+		s.at++
+	}
+	value.end = s.at
 	return name, value, true
 }
 
