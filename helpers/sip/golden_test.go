@@ -2,12 +2,14 @@ package sip
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/helpertest"
@@ -285,5 +287,54 @@ func TestTerse(t *testing.T) {
 	}
 	if compared < 200 {
 		t.Errorf("only %d messages", compared)
+	}
+}
+
+// Wherever a stream is cut in two, what is announced is the same.
+func TestCutAtEveryByte(t *testing.T) {
+	_, tcp := both(t, defaults())
+	f := flowOf(1, helpers.TCP, phone, proxy)
+	var out helpers.Result
+	announced := 0
+	play := func(pieces ...[]byte) string {
+		s, kept, skip := tcp.New(), []byte(nil), 0
+		var w strings.Builder
+		for _, piece := range pieces {
+			n := min(skip, len(piece))
+			skip -= n
+			kept = append(kept, piece[n:]...)
+			out.Reset()
+			err := s.Inspect(&helpers.Segment{Flow: f, Data: kept, Time: time.Unix(1, 0)}, &out)
+			announced += len(out.Expect)
+			for _, e := range out.Expect {
+				fmt.Fprintf(&w, "%+v\n", e)
+			}
+			var wrong *helpers.ParseError
+			if errors.As(err, &wrong) {
+				err = wrong.Err
+			}
+			if err != nil {
+				fmt.Fprintln(&w, err)
+			}
+			n = min(out.Consumed, len(kept))
+			skip, kept = out.Consumed-n, kept[n:]
+			if errors.Is(err, helpers.ErrForeign) {
+				break
+			}
+		}
+		return w.String()
+	}
+	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
+		for _, m := range corpus(t, name) {
+			want := play(m.data)
+			for at := range m.data {
+				if got := play(m.data[:at], m.data[at:]); got != want {
+					t.Fatalf("%s %s, cut at %d: got\n%swant\n%s", m.section, m.name, at, got, want)
+				}
+			}
+		}
+	}
+	if announced < 10000 {
+		t.Errorf("only %d announcements", announced)
 	}
 }

@@ -173,7 +173,7 @@ m=video 0 RTP/AVP 31
 
 func differsFromPion(data []byte) string {
 	var theirs sdp.SessionDescription
-	if !plain(data) || theirs.Unmarshal(data) != nil {
+	if !plain(data) || bytes.IndexByte(data, '\t') >= 0 || theirs.Unmarshal(data) != nil { // words are apart by SP alone
 		return ""
 	}
 	var m message
