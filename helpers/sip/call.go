@@ -95,24 +95,6 @@ const (
 	candidateRole
 )
 
-// callKey is the key of the call that a message belongs to, if its sender began it, or else its reader.
-func callKey(m *message, b []byte, by host, sender bool) key {
-	requester := by // who sent the request that the message is or answers
-	if m.status > 0 {
-		requester = by.other()
-	}
-	k := key{callID: m.callID.of(b), caller: by}
-	if !sender {
-		k.caller = by.other()
-	}
-	if k.caller == requester {
-		k.tag = tagOf(m.fromTag.of(b))
-	} else {
-		k.tag = tagOf(m.toTag.of(b))
-	}
-	return k
-}
-
 // inCall carries out a message of a method that belongs to calls.
 func (s *session) inCall(seg *helpers.Segment, m *message, out *helpers.Result) {
 	b := seg.Data
@@ -121,26 +103,24 @@ func (s *session) inCall(seg *helpers.Segment, m *message, out *helpers.Result) 
 		return
 	}
 	by := hostOf(seg.Flow, seg.Dir)
-	requester := by
+	requester := by // who sent the request that the message is or answers
 	if m.status > 0 {
 		requester = by.other()
 	}
-	// Most messages belong to calls of the side that sent the request.
-	k := callKey(m, b, by, requester == by)
+	from, to := tagOf(m.fromTag.of(b)), tagOf(m.toTag.of(b))
+	k, tag := key{callID: m.callID.of(b), tag: from, caller: requester}, to // the tag of the called side
 	c := s.table.find(s.all.seed, &k)
-	if c == nil && !m.toTag.empty() {
-		back := callKey(m, b, by, requester != by)
-		c = s.table.find(s.all.seed, &back)
+	if c == nil && to != 0 { // a request of the called side
+		back := key{callID: k.callID, tag: to, caller: requester.other()}
+		if c = s.table.find(s.all.seed, &back); c != nil {
+			tag = from
+		}
 	}
 	if c == nil {
 		if !m.begins() {
 			return
 		}
 		c = s.begin(seg, &k, m, out)
-	}
-	tag := tagOf(m.toTag.of(b)) // of the called side
-	if c.key.caller != requester {
-		tag = tagOf(m.fromTag.of(b))
 	}
 	if m.status > 0 {
 		s.response(seg, m, c, by, tag, out)
@@ -189,11 +169,17 @@ func (s *session) forget(c *call, out *helpers.Result) {
 	s.table.remove(c)
 }
 
+// before tells whether a CSeq is that of a message which has been late for longer than others; latest 0: none is known.
+func before(cseq, latest uint32) bool { return latest != 0 && int32(cseq-latest) < 0 }
+
 func (s *session) request(seg *helpers.Segment, m *message, c *call, by host, tag uint64, out *helpers.Result) {
 	r := &c.asked[by]
 	has := len(m.media) > 0
 	switch m.method {
 	case invite:
+		if before(m.cseq, r.invite) {
+			return
+		}
 		r.invite, r.inviteSDP = m.cseq, has
 		if tag == 0 {
 			c.opened(transaction{branchOf(m, seg.Data), m.cseq})
@@ -202,11 +188,17 @@ func (s *session) request(seg *helpers.Segment, m *message, c *call, by host, ta
 			s.described(seg, m, c, by, tag, false, false, out)
 		}
 	case update:
+		if before(m.cseq, r.other) {
+			return
+		}
 		r.other, r.otherSDP, r.answers = m.cseq, has, false
 		if has {
 			s.described(seg, m, c, by, tag, false, false, out)
 		}
 	case prack:
+		if before(m.cseq, r.other) {
+			return
+		}
 		if r.other != m.cseq {
 			r.answers = has && c.offered[by.other()]
 		}
@@ -237,13 +229,12 @@ func (s *session) response(seg *helpers.Segment, m *message, c *call, by host, t
 		case m.status >= 300:
 			s.failedInvite(seg, m, c, by, tag, out)
 			return
-		case m.status == 100:
+		case m.status == 100 || before(m.cseq, r.invite):
 			return
 		}
-		called := by != c.key.caller
-		if called && tag != 0 {
+		if by != c.key.caller && (tag != 0 || final) {
 			d := c.dialog(tag)
-			if d != nil && final {
+			if final {
 				d.confirmed = true
 				c.answered(transaction{branchOf(m, seg.Data), m.cseq})
 			}
@@ -256,6 +247,7 @@ func (s *session) response(seg *helpers.Segment, m *message, c *call, by host, t
 		}
 	case update, prack:
 		switch {
+		case before(m.cseq, r.other):
 		case m.status >= 300 && r.other == m.cseq && r.otherSDP:
 			s.revert(c, by.other(), exchange{m.method, false, m.cseq}, out)
 		case has && final && m.status < 300:
@@ -297,10 +289,14 @@ func (c *call) answered(t transaction) bool {
 	return false
 }
 
+// confirmed tells whether a dialog is confirmed.
+func (c *call) confirmed() bool {
+	return slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.confirmed })
+}
+
 // alive tells whether the call may go on: an INVITE waits for its answer, or a dialog is confirmed.
 func (c *call) alive() bool {
-	return slices.ContainsFunc(c.open[:], func(t transaction) bool { return t != transaction{} }) ||
-		slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.confirmed })
+	return c.confirmed() || slices.ContainsFunc(c.open[:], func(t transaction) bool { return t != transaction{} })
 }
 
 // failedInvite carries out a final answer over 299.
@@ -315,7 +311,7 @@ func (s *session) failedInvite(seg *helpers.Segment, m *message, c *call, by hos
 	}
 }
 
-// dialog is the one of a tag, a new one if need be; nil: there are too many.
+// dialog is the one of a tag, a new one if need be, for which another one that never came to be may have to go.
 func (c *call) dialog(tag uint64) *dialog {
 	for i := range c.dialogs {
 		if c.dialogs[i].tag == tag {
@@ -323,17 +319,27 @@ func (c *call) dialog(tag uint64) *dialog {
 		}
 	}
 	if len(c.dialogs) == maxDialogs {
-		return nil
+		i := max(0, slices.IndexFunc(c.dialogs, func(d dialog) bool { return !d.confirmed }))
+		c.dialogs = slices.Delete(c.dialogs, i, i+1)
 	}
 	c.dialogs = append(c.dialogs, dialog{tag: tag})
 	return &c.dialogs[len(c.dialogs)-1]
 }
 
-// hangUp carries out a BYE. One of a dialog that is not known is not believed if there are others.
+// hangUp carries out a BYE. One of a dialog that is not known is not believed if there are others. When the last one
+// that was confirmed ends, the call does: what comes late of its INVITE does not keep it.
 func (s *session) hangUp(c *call, tag uint64, out *helpers.Result) {
-	if len(c.dialogs) == 0 || slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.tag == tag }) {
-		s.endDialog(c, tag, out)
+	if len(c.dialogs) > 0 && !slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.tag == tag }) {
+		return
 	}
+	if was := c.confirmed(); was {
+		c.dialogs = slices.DeleteFunc(c.dialogs, func(d dialog) bool { return d.tag == tag })
+		if !c.confirmed() {
+			s.forget(c, out)
+			return
+		}
+	}
+	s.endDialog(c, tag, out)
 }
 
 // endDialog takes down what the called side of a dialog has announced, or all if nothing else keeps the call alive.
