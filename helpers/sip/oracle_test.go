@@ -190,7 +190,8 @@ func differsFromPion(data []byte) string {
 	for i, x := range theirs.MediaDescriptions {
 		where := "media " + strconv.Itoa(i) + ": "
 		line := m.places[m.media[i].line]
-		if port := x.MediaName.Port.Value; port >= 0 && port <= 65535 {
+		signed := bytes.ContainsAny(line.port.of(data), "+-") // strconv takes a sign
+		if port := x.MediaName.Port.Value; port >= 0 && port <= 65535 && !signed {
 			w.same(where+"port", strconv.Itoa(int(line.addr.Port())), strconv.Itoa(port))
 		}
 		if n := x.MediaName.Port.Range; n != nil && *n > 0 && *n <= 65535 {
