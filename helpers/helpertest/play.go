@@ -361,10 +361,11 @@ func apply(data []byte, from, to int, edits []helpers.Edit) []byte {
 	return append(b, data[from:to]...)
 }
 
-// nat is a fake: it swaps addresses, so that it is its own inverse.
+// nat is a fake: it swaps addresses, so that it is its own inverse. What it does to an end point does not depend on what
+// was announced before.
 type nat struct {
 	swap   map[netip.Addr]netip.Addr // nil: the NAT changes nothing
-	ports  bool                      // change ports, too
+	ports  []uint16                  // of the flow, which are kept while others are changed; nil: all are kept
 	expect []helpers.Expectation     // of the segment at hand
 }
 
@@ -384,32 +385,23 @@ func (n *nat) At(i int) (netip.AddrPort, bool) {
 	if i < 0 || i >= len(n.expect) {
 		panic(fmt.Sprintf("NAT.At(%d) of %d expectations", i, len(n.expect)))
 	}
-	return n.announced(n.expect[i].To), true
-}
-
-func (n *nat) announced(to netip.AddrPort) netip.AddrPort {
-	a := n.outside(to)
-	if n.ports && a.Port() >= 1024 {
-		a = netip.AddrPortFrom(a.Addr(), a.Port()^2) // its own inverse; odd stays odd
-	}
-	return a
+	to, _ := n.Translate(n.expect[i].To)
+	return to, true
 }
 
 // Translate implements helpers.NAT.
 func (n *nat) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
-	for _, e := range n.expect {
-		if e.To == a {
-			b := n.announced(a)
-			return b, b != a
-		}
-	}
 	b := n.outside(a)
+	if p := a.Port() ^ 2; b != a && n.ports != nil && a.Port() >= 1024 && // its own inverse; odd stays odd
+		!slices.Contains(n.ports, a.Port()) && !slices.Contains(n.ports, p) {
+		b = netip.AddrPortFrom(b.Addr(), p)
+	}
 	return b, b != a
 }
 
 // swapping makes the NAT of a flow: both ends have other addresses on the other side, and ports change.
 func swapping(f *helpers.Flow) *nat {
-	n := &nat{swap: map[netip.Addr]netip.Addr{}, ports: true}
+	n := &nat{swap: map[netip.Addr]netip.Addr{}, ports: []uint16{f.Orig.Src.Port(), f.Reply.Src.Port()}}
 	out := [2]string{"203.0.113.5", "203.0.113.177"}
 	if f.Orig.Src.Addr().Is6() {
 		out = [2]string{"2001:db8:ffff:aaaa:bbbb::5", "2001:db8:f::7"}
