@@ -90,7 +90,7 @@ func filled(t *testing.T, sysctls ...string) *netnstest.NS {
 // TestEqualsConntrack compares outputs with conntrack(8)'s on the same table, byte for byte.
 func TestEqualsConntrack(t *testing.T) {
 	ns := filled(t, "nf_conntrack_acct", "nf_conntrack_timestamp")
-	for _, c := range []struct{ theirs, ours string }{
+	for i, c := range []struct{ theirs, ours string }{
 		{"", "-o conntrack"},
 		{"-o extended", "-o extended"},
 		{"-o id", "-o id"},
@@ -105,6 +105,9 @@ func TestEqualsConntrack(t *testing.T) {
 		{"-f ipv6", "-f ipv6 -o conntrack"},
 		{"-f ipv4 -o xml", "-f ipv4 -o xml"},
 	} {
+		if *pairwise && i%3 != 0 {
+			continue
+		}
 		t.Run(strings.TrimSpace("conntrack -L "+c.theirs), func(t *testing.T) {
 			same(t, ns, "conntrack -L "+c.theirs, "cthelper list "+c.ours, 100)
 		})

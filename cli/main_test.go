@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"strings"
@@ -13,6 +14,20 @@ import (
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 )
+
+var pairwise = flag.Bool("pairwise", false, "of long lists of command lines only every tenth: for slow machines")
+
+// some are all, or with -pairwise every tenth from the first.
+func some[T any](all []T) (chosen []T) {
+	step := 1
+	if *pairwise {
+		step = 10
+	}
+	for i := 0; i < len(all); i += step {
+		chosen = append(chosen, all[i])
+	}
+	return chosen
+}
 
 // asCommand makes this test program cthelper.
 const asCommand = "CTHELPER_TEST_COMMAND"
