@@ -87,7 +87,8 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...
 func newParser(options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(&commands{}, append([]kong.Option{
 		kong.Name("cthelper"),
-		kong.Description("The administrator's side of cthelperd: the tables of the kernel's connection tracking, and the replay of captures."),
+		kong.Description("The administrator's side of cthelperd: the tables of the kernel's connection tracking, and the " +
+			"replay of captures."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	}, options...)...)
 }
@@ -187,7 +188,8 @@ func placeIn(shown, arg string, wrong *caret.Error, message string) int {
 	}
 	name, _, _ := strings.Cut(arg, "=")
 	for _, quoted := range []string{"unknown flag " + name, "unexpected argument " + arg, `"` + arg + `"`} {
-		if before, after, ok := strings.Cut(message, quoted); ok && (after == "" || strings.HasPrefix(after, ",")) || ok && before == "" {
+		before, after, ok := strings.Cut(message, quoted)
+		if ok && (before == "" || after == "" || after[0] == ',') {
 			return 0
 		}
 	}

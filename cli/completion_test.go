@@ -53,7 +53,7 @@ func complete(t *testing.T, shell string, command func(script, line string) *exe
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range completions {
+	for _, x := range some(completions) {
 		out, err := command(file, x.line).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", x.line, err, out)

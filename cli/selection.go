@@ -76,10 +76,12 @@ func (c *context) warn(s *selection) {
 		return // it is a hint only
 	}
 	if counted && settings.Accounting == 0 {
-		c.say("%s is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1; connections that there are stay at zero", accounting)
+		c.say("%s is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1; connections that there are stay at zero",
+			accounting)
 	}
 	if timed && settings.Timestamps == 0 {
-		c.say("%s is not known: sysctl -w net.netfilter.nf_conntrack_timestamp=1; of connections that there are it stays so", timestamps)
+		c.say("%s is not known: sysctl -w net.netfilter.nf_conntrack_timestamp=1; of connections that there are it stays so",
+			timestamps)
 	}
 }
 

@@ -105,7 +105,7 @@ func TestTop(t *testing.T) {
 	key("filter", "Enter", "10.0.0.0:1024", "10.0.0.3:1027", " 2 connections")
 	key("choose", "Down", "PROTO")
 	key("kill", "k", "Kill tcp 10.0.0.", "[y/N]")
-	key("yes", "y", "killed 10.0.0.")
+	key("yes", "y", "killed tcp 10.0.0.")
 	term.shows(" 1 connections")
 	key("leave", "q", "exit 0")
 	if got := strings.TrimSpace(must(t, ns, "cthelper count")); got != fmt.Sprint(*topFlows-1) {

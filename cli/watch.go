@@ -59,8 +59,8 @@ type watchCommand struct {
 }
 
 func (watchCommand) Help() string {
-	return `A line OVERRUN says that events were lost here, and how many; after it comes what is in the table (PRESENT), up to SYNCED:
-what was known before and is not among it is gone.
+	return `A line OVERRUN says that events were lost here, and how many; after it comes what is in the table (PRESENT), up to
+SYNCED: what was known before and is not among it is gone.
 
 Examples:
   cthelper watch -e NEW,DESTROY -p tcp -o timestamp
@@ -78,7 +78,10 @@ func (w *watchCommand) Run(c *context) error {
 	}
 	var run *hook.Runner
 	if w.Exec != "" {
-		if run, err = hook.New(w.Exec, w.Shell, w.Jobs, w.Limit, s.labels, c.stdout, c.stderr); err != nil {
+		run, err = hook.New(w.Exec, hook.Options{
+			Shell: w.Shell, Jobs: w.Jobs, Limit: w.Limit, Labels: s.labels, Stdout: c.stdout, Stderr: c.stderr,
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -117,10 +117,6 @@ func flowCondition(text string) (string, error) {
 		src.Addr(), src.Port(), dst.Addr(), dst.Port()), nil
 }
 
-func flowName(f *flows.Flow) string {
-	return names.Protocol(uint8(f.Transport)) + " " + format.End(f, f.Orig.Src) + ">" + format.End(f, f.Orig.Dst)
-}
-
 func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map[string]why.Announced) error {
 	r, err := why.Find(f, t.List)
 	if err != nil {
@@ -130,7 +126,7 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-10s %s\n", what, caret.Plain(fmt.Sprintf(format, args...)))
 	}
-	fmt.Fprintf(&b, "%s %s\n", flowName(f), where.State(f))
+	fmt.Fprintf(&b, "%s %s\n", format.Name(f), where.State(f))
 	if !r.Related {
 		line("related", "no: no connection announced it")
 		_, err := io.WriteString(c.stdout, b.String())
@@ -142,7 +138,7 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 		return err
 	}
 	if w.Log != "" {
-		announced(line, said[flowName(f)])
+		announced(line, said[format.Name(f)])
 	} else if why.Protocol(r.Helper) != "" || r.Shadow {
 		line("announced", "the daemon's log says by which line: --log FILE")
 	}
@@ -176,7 +172,7 @@ func (w *whyCommand) master(line func(what, format string, args ...any), f *flow
 		line("helper", "%s, %s", r.Helper, of)
 	}
 	for i := range r.Control {
-		line("control", "%s %s", flowName(&r.Control[i]), where.State(&r.Control[i]))
+		line("control", "%s %s", format.Name(&r.Control[i]), where.State(&r.Control[i]))
 	}
 	if r.Shadow && len(r.Control) == 0 {
 		line("control", "the connection that the shadow stands for is gone")
@@ -217,7 +213,7 @@ func (w *whyCommand) search(c *context, found []flows.Flow) (map[string]why.Anno
 	}
 	var all []string
 	for i := range found {
-		all = append(all, flowName(&found[i]))
+		all = append(all, format.Name(&found[i]))
 	}
 	return why.Search(in, all...)
 }

@@ -187,7 +187,8 @@ func (d *Draft) icmp() (n [4]uint16, err error) {
 	}
 	answer, ok := answers(d.Proto.Number, uint8(parts[0]))
 	if !ok {
-		return n, bad(d.IcmpType.text, d.IcmpType.text, "conntrack follows queries only: echo, timestamp, information, address mask")
+		const queries = "conntrack follows queries only: echo, timestamp, information, address mask"
+		return n, bad(d.IcmpType.text, d.IcmpType.text, queries)
 	}
 	code := parts[1]
 	return [4]uint16{parts[2], parts[0]<<8 | code, parts[2], uint16(answer)<<8 | code}, nil
@@ -275,7 +276,7 @@ func (c *Change) Change(labels *names.Labels) (*flows.Change, error) {
 		change.LabelsMask.Set(n)
 		change.Labels.Set(n)
 	}
-	if change.Timeout == nil && change.MarkMask == 0 && change.Status == 0 && change.LabelsMask == (flows.Labels{}) && change.Helper == nil {
+	if *change == (flows.Change{}) {
 		return nil, missing("something to change: --timeout, --mark, --status, --label-add, --label-del or --helper")
 	}
 	return change, nil

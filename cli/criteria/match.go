@@ -123,7 +123,8 @@ func (m *Match) Condition(more *More) (string, error) {
 	}
 	if more != nil {
 		if more.Secmark != "" {
-			return "", &caret.Error{Text: more.Secmark, Message: "Linux shows security contexts, not marks: use --where 'secctx == \"...\"'"}
+			const contexts = `Linux shows security contexts, not marks: use --where 'secctx == "..."'`
+			return "", &caret.Error{Text: more.Secmark, Message: contexts}
 		}
 		c.field(&more.Mark, "mark")
 		c.field(&more.Timeout, "timeout")

@@ -34,8 +34,8 @@ func save(b []byte, e *flows.Event, labels *names.Labels, whole bool) []byte {
 		b = append(b, saveStatus(f.Status)...)
 	}
 	if f.Zone != 0 {
-		b = saveNumber(b, [...]string{flows.ZoneBoth: "-w", flows.ZoneOrig: "--orig-zone", flows.ZoneReply: "--reply-zone"}[f.ZoneDir],
-			uint64(f.Zone))
+		options := [...]string{flows.ZoneBoth: "-w", flows.ZoneOrig: "--orig-zone", flows.ZoneReply: "--reply-zone"}
+		b = saveNumber(b, options[f.ZoneDir], uint64(f.Zone))
 	}
 	b = saveAddress(b, "-s", f.Orig.Src.Addr())
 	b = saveAddress(b, "-d", f.Orig.Dst.Addr())

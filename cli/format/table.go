@@ -36,10 +36,15 @@ func Columns() []Column {
 	return []Column{
 		{"event", "EVENT", "NEW, UPDATE, DESTROY; OVERRUN: events were lost here", false, 0,
 			func(e *flows.Event, _ *Options, _ time.Time) string { return e.Kind.String() }},
-		{"proto", "PROTO", "protocol", false, 0, flow(func(f *flows.Flow) string { return names.Protocol(uint8(f.Transport)) })},
+		{"proto", "PROTO", "protocol", false, 0, flow(func(f *flows.Flow) string {
+			return names.Protocol(uint8(f.Transport))
+		})},
 		{"state", "STATE", "of TCP, SCTP, DCCP", false, 3, flow(where.State)},
-		{"source", "SOURCE", "source of the original direction", false, 0, flow(func(f *flows.Flow) string { return End(f, f.Orig.Src) })},
-		{"destination", "DESTINATION", "destination of the original direction; of ICMP type, code and number", false, 0, flow(Destination)},
+		{"source", "SOURCE", "source of the original direction", false, 0, flow(func(f *flows.Flow) string {
+			return End(f, f.Orig.Src)
+		})},
+		{"destination", "DESTINATION", "destination of the original direction; of ICMP type, code and number", false, 0,
+			flow(Destination)},
 		{"nat", "NAT", "what NAT makes of the source (s) and the destination (d)", false, 2, flow(NAT)},
 		{"packets", "PACKETS", "of both directions", true, 6, flow(func(f *flows.Flow) string {
 			return known(f, flows.HasCounters, strconv.FormatUint(f.Counters[0].Packets+f.Counters[1].Packets, 10))
@@ -97,6 +102,11 @@ func End(f *flows.Flow, a netip.AddrPort) string {
 		return a.String()
 	}
 	return a.Addr().String()
+}
+
+// Name is protocol, source and destination of a flow, as the daemon's log has them.
+func Name(f *flows.Flow) string {
+	return names.Protocol(uint8(f.Transport)) + " " + End(f, f.Orig.Src) + ">" + End(f, f.Orig.Dst)
 }
 
 // Destination is where a flow goes to; of ICMP with type, code and number.

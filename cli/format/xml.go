@@ -93,7 +93,7 @@ func xmlTuple(b []byte, f *flows.Flow, name string, d helpers.Dir) []byte {
 	b = xmlLayer4(b, uint8(f.Transport))
 	b = xmlPorts(b, uint8(f.Transport), t)
 	b = append(b, "</layer4>"...)
-	if f.Zone != 0 && (f.ZoneDir == flows.ZoneOrig && d == helpers.Original || f.ZoneDir == flows.ZoneReply && d == helpers.Reply) {
+	if f.Zone != 0 && f.ZoneDir == [...]flows.ZoneDir{flows.ZoneOrig, flows.ZoneReply}[d] {
 		b = xmlNumber(b, "zone", uint64(f.Zone))
 	}
 	if f.Has&flows.HasCounters != 0 {

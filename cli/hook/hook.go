@@ -21,22 +21,28 @@ import (
 
 // Runner runs the program. Start is for one goroutine.
 type Runner struct {
-	words          []string
-	limit          time.Duration
-	labels         *names.Labels
-	stdout, stderr io.Writer
-	slots          chan struct{}
-	running        sync.WaitGroup
-	mu             sync.Mutex // of what follows, and of the outputs
-	failed         uint64
-	first          error
+	o       Options
+	words   []string
+	slots   chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex // of what follows, and of the outputs
+	failed  uint64
+	first   error
 }
 
-// New prepares the program. Its words are separated by spaces, unless a shell gets the text whole. Not more than jobs run
-// at once; who takes longer than limit is ended.
-func New(text string, shell bool, jobs int, limit time.Duration, labels *names.Labels, stdout, stderr io.Writer) (*Runner, error) {
+// Options say how the program is run.
+type Options struct {
+	Shell          bool          // it gets the text whole; else words are separated by spaces
+	Jobs           int           // at once, at most
+	Limit          time.Duration // who takes longer is ended
+	Labels         *names.Labels
+	Stdout, Stderr io.Writer
+}
+
+// New prepares the program.
+func New(text string, o Options) (*Runner, error) {
 	words := strings.Fields(text)
-	if shell {
+	if o.Shell {
 		words = []string{"/bin/sh", "-c", text}
 	}
 	if len(words) == 0 {
@@ -47,13 +53,13 @@ func New(text string, shell bool, jobs int, limit time.Duration, labels *names.L
 		return nil, &caret.Error{Text: text, Message: err.Error()}
 	}
 	words[0] = path
-	return &Runner{words: words, limit: limit, labels: labels, stdout: stdout, stderr: stderr, slots: make(chan struct{}, jobs)}, nil
+	return &Runner{o: o, words: words, slots: make(chan struct{}, o.Jobs)}, nil
 }
 
 // Start runs the program for e. It waits while as many run as may.
 func (r *Runner) Start(e *flows.Event) {
-	input := format.JSONEvent(nil, e, r.labels, time.Now())
-	environment := append(os.Environ(), Environment(e, r.labels, time.Now())...)
+	input := format.JSONEvent(nil, e, r.o.Labels, time.Now())
+	environment := append(os.Environ(), Environment(e, r.o.Labels, time.Now())...)
 	r.slots <- struct{}{}
 	r.running.Go(func() {
 		defer func() { <-r.slots }()
@@ -62,7 +68,7 @@ func (r *Runner) Start(e *flows.Event) {
 }
 
 func (r *Runner) run(input []byte, environment []string) {
-	until, cancel := context.WithTimeout(context.Background(), r.limit)
+	until, cancel := context.WithTimeout(context.Background(), r.o.Limit)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(until, r.words[0], r.words[1:]...)
@@ -70,12 +76,12 @@ func (r *Runner) run(input []byte, environment []string) {
 	cmd.WaitDelay = time.Second // of a child that keeps the output open
 	err := cmd.Run()
 	if until.Err() != nil {
-		err = fmt.Errorf("took longer than %v", r.limit)
+		err = fmt.Errorf("took longer than %v", r.o.Limit)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, _ = stdout.WriteTo(r.stdout)
-	_, _ = stderr.WriteTo(r.stderr)
+	_, _ = stdout.WriteTo(r.o.Stdout)
+	_, _ = stderr.WriteTo(r.o.Stderr)
 	if err != nil {
 		if r.failed++; r.first == nil {
 			r.first = err

@@ -37,14 +37,20 @@ func columns() []column {
 		}},
 		{"STATE", "state", false, 4, func(r *row, _ time.Time) string { return where.State(&r.Flow) }},
 		{"SOURCE", "source", false, 0, func(r *row, _ time.Time) string { return format.End(&r.Flow, r.Orig.Src) }},
-		{"DESTINATION", "destination", false, 0, func(r *row, _ time.Time) string { return format.Destination(&r.Flow) }},
+		{"DESTINATION", "destination", false, 0, func(r *row, _ time.Time) string {
+			return format.Destination(&r.Flow)
+		}},
 		{"NAT", "", false, 6, func(r *row, _ time.Time) string { return format.NAT(&r.Flow) }},
 		{"RATE", "rate", true, 1, func(r *row, _ time.Time) string { return rate(r.bytes) }},
-		{"BYTES", "bytes", true, 2, func(r *row, _ time.Time) string { return size(float64(r.Counters[0].Bytes + r.Counters[1].Bytes)) }},
+		{"BYTES", "bytes", true, 2, func(r *row, _ time.Time) string {
+			return size(float64(r.Counters[0].Bytes + r.Counters[1].Bytes))
+		}},
 		{"PACKETS", "packets", true, 7, func(r *row, _ time.Time) string {
 			return size(float64(r.Counters[0].Packets + r.Counters[1].Packets))
 		}},
-		{"TIMEOUT", "timeout", true, 3, func(r *row, _ time.Time) string { return span(time.Duration(r.Timeout) * time.Second) }},
+		{"TIMEOUT", "timeout", true, 3, func(r *row, _ time.Time) string {
+			return span(time.Duration(r.Timeout) * time.Second)
+		}},
 		{"AGE", "age", true, 5, func(r *row, now time.Time) string {
 			if r.Start.IsZero() {
 				return ""
@@ -172,7 +178,8 @@ func (v *view) totals() string {
 	case !s.whole:
 		text += " so far"
 	case s.limit > 0:
-		text += fmt.Sprintf(" of %s in the table (%.0f %% of %s)", grouped(int(s.entries)), 100*float64(s.entries)/float64(s.limit), grouped(int(s.limit)))
+		full := 100 * float64(s.entries) / float64(s.limit)
+		text += fmt.Sprintf(" of %s in the table (%.0f %% of %s)", grouped(int(s.entries)), full, grouped(int(s.limit)))
 	case int(s.entries) != s.total:
 		text += fmt.Sprintf(" of %s in the table", grouped(int(s.entries)))
 	}
@@ -323,8 +330,7 @@ func (v *view) bottom(c canvas) {
 		c.screen.ShowCursor(cursor, y)
 		c.line(y, text, style)
 	case v.mode == killing:
-		f := &v.victim
-		c.line(y, fmt.Sprintf("Kill %s %s>%s? [y/N]", names.Protocol(uint8(f.Transport)), format.End(f, f.Orig.Src), format.End(f, f.Orig.Dst)), style)
+		c.line(y, "Kill "+format.Name(&v.victim)+"? [y/N]", style)
 	case v.message != "":
 		c.line(y, caret.Plain(v.message), style)
 	case v.hint != "":

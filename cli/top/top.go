@@ -2,7 +2,6 @@ package top
 
 import (
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -309,6 +308,6 @@ func (v *view) keyKill(ev *tcell.EventKey) {
 		v.message = err.Error()
 		return
 	}
-	v.message = fmt.Sprintf("killed %s>%s", format.End(&v.victim, v.victim.Orig.Src), format.End(&v.victim, v.victim.Orig.Dst))
+	v.message = "killed " + format.Name(&v.victim)
 	v.ask()
 }

@@ -188,7 +188,7 @@ func TestView(t *testing.T) {
 	b.keys("n")
 	b.shows("nothing was killed")
 	b.keys("ky")
-	b.shows("killed 10.0.0.1:1002>10.0.0.2:80")
+	b.shows("killed tcp 10.0.0.1:1002>10.0.0.2:80")
 	b.shows("0 connections of 3 in the table")
 	b.keys("p")
 	b.shows("HELD")

@@ -110,32 +110,40 @@ func fields() []Field {
 		{"snat", "its source is translated", 0, truth, bit(flows.StatusSrcNAT)},
 		{"dnat", "its destination is translated", 0, truth, bit(flows.StatusDstNAT)},
 	}
-	for _, d := range []struct {
-		name, help string
-		dir        helpers.Dir
-	}{{"orig", "of the original direction", helpers.Original}, {"reply", "of the reply direction", helpers.Reply}} {
-		list = append(list,
-			Field{d.name + ".src", "source address " + d.help, 0, address, func(e *entry) ref.Val { return host(tuple(e, d.dir).Src) }},
-			Field{d.name + ".dst", "destination address " + d.help, 0, address, func(e *entry) ref.Val { return host(tuple(e, d.dir).Dst) }},
-			Field{d.name + ".sport", "source port " + d.help + " (GRE: key)", 0, number, func(e *entry) ref.Val { return port(e, tuple(e, d.dir).Src) }},
-			Field{d.name + ".dport", "destination port " + d.help + " (GRE: key)", 0, number, func(e *entry) ref.Val { return port(e, tuple(e, d.dir).Dst) }},
-			Field{d.name + ".bytes", "bytes " + d.help, NeedsAccounting, number, func(e *entry) ref.Val { return types.Int(e.Counters[d.dir].Bytes) }},
-			Field{d.name + ".packets", "packets " + d.help, NeedsAccounting, number, func(e *entry) ref.Val { return types.Int(e.Counters[d.dir].Packets) }},
-			Field{d.name + ".vtag", "SCTP's verification tag " + d.help, 0, number, func(e *entry) ref.Val { return types.Int(e.SCTPTags[d.dir]) }},
-		)
+	add := func(name, help string, needs Need, k kind, get func(*entry) ref.Val) {
+		list = append(list, Field{name, help, needs, k, get})
 	}
-	return append(list,
-		Field{"icmp.type", "type of an ICMP query; -1 for others", 0, number, icmp(func(t, _ uint8, _ uint16) int64 { return int64(t) })},
-		Field{"icmp.code", "code of an ICMP query; -1 for others", 0, number, icmp(func(_, c uint8, _ uint16) int64 { return int64(c) })},
-		Field{"icmp.id", "number of an ICMP query; -1 for others", 0, number, icmp(func(_, _ uint8, id uint16) int64 { return int64(id) })},
-		Field{"dccp.role", "client or server: which end sends the original direction of DCCP", 0, word, func(e *entry) ref.Val {
-			return types.String(Role(e.Flow))
-		}},
-		Field{"master.src", "source address of the connection that announced it", 0, address, func(e *entry) ref.Val { return host(e.Master.Src) }},
-		Field{"master.dst", "destination address of the connection that announced it", 0, address, func(e *entry) ref.Val { return host(e.Master.Dst) }},
-		Field{"master.sport", "source port of the connection that announced it", 0, number, func(e *entry) ref.Val { return types.Int(e.Master.Src.Port()) }},
-		Field{"master.dport", "destination port of the connection that announced it", 0, number, func(e *entry) ref.Val { return types.Int(e.Master.Dst.Port()) }},
-	)
+	for _, d := range []helpers.Dir{helpers.Original, helpers.Reply} {
+		name, of := "orig.", " of the original direction"
+		if d == helpers.Reply {
+			name, of = "reply.", " of the reply direction"
+		}
+		add(name+"src", "source address"+of, 0, address, func(e *entry) ref.Val { return host(tuple(e, d).Src) })
+		add(name+"dst", "destination address"+of, 0, address, func(e *entry) ref.Val { return host(tuple(e, d).Dst) })
+		add(name+"sport", "source port"+of+" (GRE: key)", 0, number, func(e *entry) ref.Val { return port(e, tuple(e, d).Src) })
+		add(name+"dport", "destination port"+of+" (GRE: key)", 0, number, func(e *entry) ref.Val {
+			return port(e, tuple(e, d).Dst)
+		})
+		add(name+"bytes", "bytes"+of, NeedsAccounting, number, func(e *entry) ref.Val { return types.Int(e.Counters[d].Bytes) })
+		add(name+"packets", "packets"+of, NeedsAccounting, number, func(e *entry) ref.Val {
+			return types.Int(e.Counters[d].Packets)
+		})
+		add(name+"vtag", "SCTP's verification tag"+of, 0, number, func(e *entry) ref.Val { return types.Int(e.SCTPTags[d]) })
+	}
+	const query, announcer = " of an ICMP query; -1 for others", " of the connection that announced it"
+	add("icmp.type", "type"+query, 0, number, icmp(func(t, _ uint8, _ uint16) int64 { return int64(t) }))
+	add("icmp.code", "code"+query, 0, number, icmp(func(_, c uint8, _ uint16) int64 { return int64(c) }))
+	add("icmp.id", "number"+query, 0, number, icmp(func(_, _ uint8, id uint16) int64 { return int64(id) }))
+	add("dccp.role", "client or server: which end sends the original direction of DCCP", 0, word, func(e *entry) ref.Val {
+		return types.String(Role(e.Flow))
+	})
+	add("master.src", "source address"+announcer, 0, address, func(e *entry) ref.Val { return host(e.Master.Src) })
+	add("master.dst", "destination address"+announcer, 0, address, func(e *entry) ref.Val { return host(e.Master.Dst) })
+	add("master.sport", "source port"+announcer, 0, number, func(e *entry) ref.Val { return types.Int(e.Master.Src.Port()) })
+	add("master.dport", "destination port"+announcer, 0, number, func(e *entry) ref.Val {
+		return types.Int(e.Master.Dst.Port())
+	})
+	return list
 }
 
 // Fields are the names that expressions may use, in order.

@@ -13,6 +13,7 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 
@@ -164,7 +165,7 @@ func (c *compiler) compile(text string) error {
 		if err != nil {
 			return &caret.Error{Text: text, Message: err.Error()}
 		}
-		if len(rest) > 1 && term.Kind() == ast.CallKind && slices.Contains([]string{"_||_", "_?_:_"}, term.AsCall().FunctionName()) {
+		if len(rest) > 1 && term.Kind() == ast.CallKind && weak(term.AsCall().FunctionName()) {
 			part = "(" + part + ")"
 		}
 		parts = append(parts, part)
@@ -177,6 +178,11 @@ func (c *compiler) compile(text string) error {
 	}
 	c.program, err = env.Program(last, cel.EvalOptions(cel.OptOptimize))
 	return err
+}
+
+// weak operators bind less than &&.
+func weak(operator string) bool {
+	return operator == operators.LogicalOr || operator == operators.Conditional
 }
 
 // sizes tells the cost of what fields hold.
