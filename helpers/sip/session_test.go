@@ -303,7 +303,7 @@ func TestRestoreWrong(t *testing.T) {
 	say(t, s, datagrams, helpers.Original, invite)
 	say(t, s, datagrams, helpers.Reply, ok)
 	say(t, s, datagrams, helpers.Original, register)
-	say(t, s, stream, helpers.Original, invite[:100])
+	say(t, s, stream, helpers.Original, invite[:len(invite)-10])
 	state, err := s.(helpers.Snapshotter).AppendBinary(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +321,8 @@ func TestRestoreWrong(t *testing.T) {
 			taken++
 			var out helpers.Result
 			for _, seg := range []helpers.Segment{
-				{Flow: stream, Data: []byte(invite)}, {Flow: datagrams, Dir: helpers.Reply, Data: []byte(ok)},
+				{Flow: stream, Data: []byte(strings.Repeat("x\n", 400))}, {Flow: stream, Data: []byte(invite)},
+				{Flow: datagrams, Dir: helpers.Reply, Data: []byte(ok)},
 				{Flow: datagrams, Dir: helpers.Reply, Data: []byte(registered)}, {Flow: datagrams, Data: []byte(goodbye(false, "c"))},
 				{Flow: datagrams, Data: []byte(strings.Replace(invite, "Call-ID: c", "Call-ID: d", 1))},
 			} {

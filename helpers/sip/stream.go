@@ -126,7 +126,12 @@ func (s *session) message(seg *helpers.Segment, d *direction, off int, out *help
 	}
 	m := s.blank(seg)
 	err := m.parseHead(b, off)
-	s.steps += len(m.head.of(b))
+	if m.head.empty() { // what was saved of this stream was of another one
+		s.desk.drop(m)
+		*d = direction{mode: lost, spoke: d.spoke}
+		return 0, false
+	}
+	s.steps += m.head.len()
 	head := m.head.end - off
 	switch size := head + m.length; {
 	case m.unframed || m.length < 0:
