@@ -393,4 +393,21 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestAnnotate: the lines of a helper are put where they belong, in place of others.
+func TestAnnotate(t *testing.T) {
+	h := helper(helpers.TCP, "")
+	right, err := helpertest.Annotate(h, "# a comment\nlate\n"+dialogue)
+	if err != nil || !strings.Contains(right, "= expect data tcp orig ") {
+		t.Fatalf("%s, error %v", right, err)
+	}
+	wrong := strings.Replace(right, "\n= ", "\n= no such thing\n= ", 1)
+	if again, err := helpertest.Annotate(h, wrong); err != nil || again != right {
+		t.Errorf("%s, error %v, want\n%s", again, err, right)
+	}
+	helpertest.Check(t, h, right)
+	if _, err := helpertest.Annotate(h, "what?"); err == nil {
+		t.Error("no script is annotated")
+	}
+}
+
 func FuzzToy(f *testing.F) { helpertest.Fuzz(f, helper(helpers.TCP, ""), dialogue) }
