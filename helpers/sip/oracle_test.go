@@ -68,6 +68,10 @@ func differsFromSipgo(data []byte) string {
 // valid tells whether a message that sipgo has read is one by the grammar, as far as it is compared.
 func valid(m sipgo.Message, data []byte) bool {
 	head, _, _ := bytes.Cut(data, []byte("\r\n\r\n"))
+	_, first, _ := bytes.Cut(head, []byte("\r\n"))
+	if len(first) > 0 && blank(first[0]) {
+		return false // the start line is not folded
+	}
 	if !plain(head) || m.CallID() == nil || m.CSeq() == nil || m.From() == nil || m.To() == nil {
 		return false
 	}

@@ -163,3 +163,52 @@ func TestRewrite(t *testing.T) {
 		})
 	}
 }
+
+// What becomes of single bodies and addresses of the client's.
+func TestRewritePieces(t *testing.T) {
+	body := func(contentType, text string) string {
+		n := len(text) + strings.Count(text, "\n")
+		return "UPDATE sip:bob@b SIP/2.0\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\nCSeq: 2 UPDATE\nc: " + contentType +
+			"\nl: " + strconv.Itoa(n) + "\n\n" + text
+	}
+	sdp := func(text string) string { return body("application/sdp", text) }
+	contact := func(host string) string {
+		return "UPDATE sip:bob@b SIP/2.0\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\nCSeq: 2 UPDATE\nm: <sip:a@" + host + ">\n\n"
+	}
+	part := "--x\nContent-Type: application/sdp\n\nv=0\nc=IN IP4 HOST\nm=audio PORT RTP/AVP 0\n--x\nContent-Type: text/plain\n\n10.0.0.1\n--x--\n"
+	filled := func(host, port string) string {
+		return body("multipart/mixed;boundary=x", strings.NewReplacer("HOST", host, "PORT", port).Replace(part))
+	}
+	const relay = "a=candidate:1 1 UDP 1 192.0.2.9 4000 typ relay raddr 10.0.0.1 rport 4000\n"
+	for _, tt := range []struct{ name, text, want string }{
+		{"part of a body", filled("10.0.0.1", "4000"), filled("203.0.113.1", "4002")},
+		{"several ports", sdp("c=IN IP4 10.0.0.1\nm=audio 4000/2 RTP/AVP 0\n"), sdp("c=IN IP4 203.0.113.1\nm=audio 4002/2 RTP/AVP 0\n")},
+		{"time to live", sdp("c=IN IP4 10.0.0.1/127\nm=audio 4000 RTP/AVP 0\n"),
+			sdp("c=IN IP4 203.0.113.1/127\nm=audio 4002 RTP/AVP 0\n")},
+		{"on hold, of old", sdp("o=- 1 1 IN IP4 10.0.0.1\nc=IN IP4 0.0.0.0\nm=audio 4000 RTP/AVP 0\n"),
+			sdp("o=- 1 1 IN IP4 203.0.113.1\nc=IN IP4 0.0.0.0\nm=audio 4000 RTP/AVP 0\n")},
+		{"candidates alone", sdp("c=IN IP4 0.0.0.0\nm=audio 9 RTP/AVP 0\n" + relay),
+			sdp("c=IN IP4 0.0.0.0\nm=audio 9 RTP/AVP 0\n" + strings.Replace(relay, "10.0.0.1 rport 4000", "203.0.113.1 rport 4002", 1))},
+		{"candidates of who knows his outside", sdp("c=IN IP4 203.0.113.1\nm=audio 4000 RTP/AVP 0\n" + relay),
+			sdp("c=IN IP4 203.0.113.1\nm=audio 4000 RTP/AVP 0\n" + relay)},
+		{"port of RTCP alone", sdp("c=IN IP4 10.0.0.1\nm=audio 4000 RTP/AVP 0\na=rtcp:4001\n"),
+			sdp("c=IN IP4 203.0.113.1\nm=audio 4002 RTP/AVP 0\na=rtcp:4003\n")},
+		{"an address of another family", sdp("c=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\n"),
+			sdp("c=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\n")},
+		{"an IPv6 address that stands for it", sdp("c=IN IP6 ::ffff:10.0.0.1\nm=audio 4000 RTP/AVP 0\n"),
+			sdp("c=IN IP6 ::ffff:203.0.113.1\nm=audio 4002 RTP/AVP 0\n")},
+		{"MSRP's path", sdp("c=IN IP4 10.0.0.1\nm=message 4000 TCP/MSRP *\na=path:msrp://10.0.0.1:4000/x;tcp\n"),
+			sdp("c=IN IP4 203.0.113.1\nm=message 4002 TCP/MSRP *\na=path:msrp://10.0.0.1:4000/x;tcp\n")},
+		{"a port that is not written", contact("10.0.0.1"), contact("203.0.113.1:61000")},
+		{"the same in brackets", contact("[::ffff:10.0.0.1]"), contact("[::ffff:203.0.113.1]:61000")},
+		{"a port that stays", contact("10.0.0.1:5070;x=10.0.0.1"), contact("203.0.113.1:5070;x=10.0.0.1")},
+		{"a name", contact("phone.example:5060"), contact("phone.example:5060")},
+		{"somebody else", contact("10.0.0.7:5060"), contact("10.0.0.7:5060")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := rewritten(t, tt.text, helpers.Original, false, names{}); got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+		})
+	}
+}
