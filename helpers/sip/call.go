@@ -11,6 +11,7 @@ const (
 	maxDialogs = 8   // of a call that forks
 	maxOpen    = 4   // INVITE transactions of a call that are followed
 	maxParts   = 128 // end points of a call that are remembered
+	fewParts   = 16  // the same, when there are many calls
 	maxLines   = 256 // m= lines of a session description that are read
 )
 

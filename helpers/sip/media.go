@@ -270,10 +270,11 @@ func (a *announcer) part(to endPoint, line int, r role) (*part, bool) {
 			return p, true
 		}
 	}
-	if len(c.parts) == maxParts {
+	most := a.s.mostParts()
+	if len(c.parts) >= most {
 		c.drop(a.out, func(p *part) bool { return p.seen != c.generation[p.owner] })
 	}
-	if len(c.parts) == maxParts {
+	if len(c.parts) >= most {
 		a.tooMany(-1)
 		return nil, false
 	}
@@ -281,6 +282,13 @@ func (a *announcer) part(to endPoint, line int, r role) (*part, bool) {
 		to: to.to, transport: to.transport, owner: a.by, line: uint8(line), role: r, quiet: true, of: tag, born: now,
 		seen: now,
 	}), true
+}
+
+// mostParts is how many parts a call may have now: all calls together have a bound that does not depend on who has
+// them.
+func (s *session) mostParts() int {
+	const each = 8 // if all have the same: audio and video
+	return min(maxParts, max(fewParts, each*int(s.all.Calls)/s.table.used))
 }
 
 // addPart gives a part its number and keeps it.

@@ -195,6 +195,29 @@ func goodbye(called bool, id string) string {
 	return text("BYE sip:b@b SIP/2.0", "2 BYE", "a", "b", id, "")
 }
 
+// Many calls that each want much do not get what one would.
+func TestManyMedia(t *testing.T) {
+	o := defaults()
+	o.Calls, o.Media = 64, 128
+	udp, _ := both(t, o)
+	s := udp.New()
+	f := flowOf(1, helpers.UDP, phone, proxy)
+	var lines strings.Builder
+	for i := range 60 {
+		fmt.Fprintf(&lines, "m=audio %d RTP/AVP 0\n", 2000+2*i)
+	}
+	total := 0
+	for i := range o.Calls {
+		invite := text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", fmt.Sprint(i), "v=0\nc=IN IP4 192.0.2.2\n"+lines.String())
+		var out helpers.Result
+		_ = s.Inspect(&helpers.Segment{Flow: f, Data: []byte(invite)}, &out)
+		total += len(out.Expect)
+	}
+	if most := 4*8*int(o.Calls) + int(o.Calls)*fewParts; total < 120 || total > most {
+		t.Errorf("%d end points are remembered, want 120 to %d", total, most)
+	}
+}
+
 // TestTable compares the table with a map: adding, finding, removing in any order; and who was heard of when.
 func TestTable(t *testing.T) {
 	seed := maphash.MakeSeed()

@@ -36,7 +36,7 @@ func tagOf(b []byte) uint64 {
 // with many calls, most of its time is waiting for memory.
 type table struct {
 	entries []call
-	index   []uint64 // open addressing, a power of two, at most half full: upper half of a hash, and an entry's number and 1
+	index   []uint64 // open addressing, at most half full: upper half of a hash, and an entry's number and 1
 	used    int
 	free    int32  // entries that are not used, chained by next; meaningful if used < len(entries)
 	clock   uint32 // of call.heard
@@ -141,6 +141,9 @@ func (t *table) remove(c *call) {
 	t.index[i] = 0
 	t.used--
 	c.live = false
+	if cap(c.parts) > fewParts {
+		c.parts = nil
+	}
 	c.next, t.free = t.free, n
 }
 
