@@ -166,29 +166,40 @@ func TestRewrite(t *testing.T) {
 
 // What becomes of single bodies and addresses of the client's.
 func TestRewritePieces(t *testing.T) {
+	const head = "UPDATE sip:bob@b SIP/2.0\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\nCSeq: 2 UPDATE\n"
 	body := func(contentType, text string) string {
 		n := len(text) + strings.Count(text, "\n")
-		return "UPDATE sip:bob@b SIP/2.0\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\nCSeq: 2 UPDATE\nc: " + contentType +
-			"\nl: " + strconv.Itoa(n) + "\n\n" + text
+		return head + "c: " + contentType + "\nl: " + strconv.Itoa(n) + "\n\n" + text
 	}
 	sdp := func(text string) string { return body("application/sdp", text) }
-	contact := func(host string) string {
-		return "UPDATE sip:bob@b SIP/2.0\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\nCSeq: 2 UPDATE\nm: <sip:a@" + host + ">\n\n"
-	}
-	part := "--x\nContent-Type: application/sdp\n\nv=0\nc=IN IP4 HOST\nm=audio PORT RTP/AVP 0\n--x\nContent-Type: text/plain\n\n10.0.0.1\n--x--\n"
+	contact := func(host string) string { return head + "m: <sip:a@" + host + ">\n\n" }
+	const part = `--x
+Content-Type: application/sdp
+
+v=0
+c=IN IP4 HOST
+m=audio PORT RTP/AVP 0
+--x
+Content-Type: text/plain
+
+10.0.0.1
+--x--
+`
 	filled := func(host, port string) string {
 		return body("multipart/mixed;boundary=x", strings.NewReplacer("HOST", host, "PORT", port).Replace(part))
 	}
 	const relay = "a=candidate:1 1 UDP 1 192.0.2.9 4000 typ relay raddr 10.0.0.1 rport 4000\n"
 	for _, tt := range []struct{ name, text, want string }{
 		{"part of a body", filled("10.0.0.1", "4000"), filled("203.0.113.1", "4002")},
-		{"several ports", sdp("c=IN IP4 10.0.0.1\nm=audio 4000/2 RTP/AVP 0\n"), sdp("c=IN IP4 203.0.113.1\nm=audio 4002/2 RTP/AVP 0\n")},
+		{"several ports", sdp("c=IN IP4 10.0.0.1\nm=audio 4000/2 RTP/AVP 0\n"),
+			sdp("c=IN IP4 203.0.113.1\nm=audio 4002/2 RTP/AVP 0\n")},
 		{"time to live", sdp("c=IN IP4 10.0.0.1/127\nm=audio 4000 RTP/AVP 0\n"),
 			sdp("c=IN IP4 203.0.113.1/127\nm=audio 4002 RTP/AVP 0\n")},
 		{"on hold, of old", sdp("o=- 1 1 IN IP4 10.0.0.1\nc=IN IP4 0.0.0.0\nm=audio 4000 RTP/AVP 0\n"),
 			sdp("o=- 1 1 IN IP4 203.0.113.1\nc=IN IP4 0.0.0.0\nm=audio 4000 RTP/AVP 0\n")},
 		{"candidates alone", sdp("c=IN IP4 0.0.0.0\nm=audio 9 RTP/AVP 0\n" + relay),
-			sdp("c=IN IP4 0.0.0.0\nm=audio 9 RTP/AVP 0\n" + strings.Replace(relay, "10.0.0.1 rport 4000", "203.0.113.1 rport 4002", 1))},
+			sdp("c=IN IP4 0.0.0.0\nm=audio 9 RTP/AVP 0\n" +
+				strings.Replace(relay, "10.0.0.1 rport 4000", "203.0.113.1 rport 4002", 1))},
 		{"candidates of who knows his outside", sdp("c=IN IP4 203.0.113.1\nm=audio 4000 RTP/AVP 0\n" + relay),
 			sdp("c=IN IP4 203.0.113.1\nm=audio 4000 RTP/AVP 0\n" + relay)},
 		{"port of RTCP alone", sdp("c=IN IP4 10.0.0.1\nm=audio 4000 RTP/AVP 0\na=rtcp:4001\n"),
