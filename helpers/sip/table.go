@@ -52,9 +52,13 @@ func hashOf(seed maphash.Seed, k *key) uint64 {
 	return maphash.Comparable(seed, [3]uint64{maphash.Bytes(seed, k.callID), k.tag, n})
 }
 
+// A slot of the index says all that is needed to search and move it.
 func slot(hash uint64, n int32) uint64 { return hash&^(1<<32-1) | uint64(n+1) }
 
 func entryOf(slot uint64) int32 { return int32(uint32(slot)) - 1 }
+
+// home is where the search for a hash, or for that of a slot, begins.
+func (t *table) home(hash uint64) uint64 { return hash >> 32 & uint64(len(t.index)-1) }
 
 // find is the entry of a key, which was heard of now; nil: there is none.
 func (t *table) find(seed maphash.Seed, k *key) *call {
@@ -63,7 +67,7 @@ func (t *table) find(seed maphash.Seed, k *key) *call {
 	}
 	h := hashOf(seed, k)
 	mask := uint64(len(t.index) - 1)
-	for i := h & mask; t.index[i] != 0; i = (i + 1) & mask {
+	for i := t.home(h); t.index[i] != 0; i = (i + 1) & mask {
 		if t.index[i]>>32 != h>>32 {
 			continue
 		}
@@ -103,7 +107,7 @@ func (t *table) add(seed maphash.Seed, k *key) *call {
 func (t *table) enter(n int32) {
 	mask := uint64(len(t.index) - 1)
 	h := t.entries[n].hash
-	i := h & mask
+	i := t.home(h)
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
 	}
@@ -122,7 +126,7 @@ func (t *table) grow() {
 // remove forgets an entry.
 func (t *table) remove(c *call) {
 	mask := uint64(len(t.index) - 1)
-	i := c.hash & mask
+	i := t.home(c.hash)
 	for t.index[i] == 0 || &t.entries[entryOf(t.index[i])] != c {
 		i = (i + 1) & mask
 	}
@@ -133,7 +137,7 @@ func (t *table) remove(c *call) {
 		if t.index[j] == 0 {
 			break
 		}
-		if home := t.entries[entryOf(t.index[j])].hash & mask; (j-home)&mask >= (j-i)&mask {
+		if home := t.home(t.index[j]); (j-home)&mask >= (j-i)&mask {
 			t.index[i] = t.index[j]
 			i = j
 		}
