@@ -18,28 +18,30 @@ const (
 // call is an entry of the table: a call, that is, all dialogs that one INVITE leads to (RFC 3261, section 12); or a
 // registration.
 type call struct {
+	// What a look-up and the end of a call need comes first: each line of memory that is not there has to be waited for.
 	hash  uint64
 	heard uint32 // the table's clock at the latest message
 	next  int32  // of entries that are not used
 	key   key
+	id    uint64 // Group.ID
 
-	id      uint64 // Group.ID
 	parts   []part
+	dialogs []dialog
 	lastID  uint16 // Group.Part of the latest part
 	live    bool
-	dialogs []dialog
+
+	// Of a registration.
+	clears  bool  // Contact: *
+	expires int32 // asked for; -1: nothing
+	cseq    uint32
 
 	open  [maxOpen]transaction // INVITEs without a final answer that would begin the call
 	asked [2]requests          // by host
 	// generation counts the session descriptions that a host has sent one after the other, and which is the latest.
 	generation [2]uint16
 	latest     [2]exchange
-	offered    [2]bool // the latest is an offer without an answer
-
-	// Of a registration.
-	cseq    uint32
-	expires int32 // asked for; -1: nothing
-	clears  bool  // Contact: *
+	offered    [2]bool  // the latest is an offer without an answer
+	_          [10]byte // entries are whole lines of memory
 }
 
 // dialog is one by the tag of the called side.
