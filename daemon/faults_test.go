@@ -99,6 +99,7 @@ func TestRulesTakenAway(t *testing.T) {
 
 // A connection that began while the rules were away was missed with an excuse.
 func TestRulesTakenAwayMissed(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	d.pause()
@@ -112,6 +113,7 @@ func TestRulesTakenAwayMissed(t *testing.T) {
 
 // The daemon does not fight: after some times it gives way, and says so, until it is told to begin again.
 func TestRulesFoughtFor(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	for i := range 5 {
@@ -137,6 +139,7 @@ func TestRulesFoughtFor(t *testing.T) {
 // A rule set that the administrator keeps is his: when he loads it anew, with everything else flushed before, the daemon
 // puts back what it keeps in a table of its own all the same. Without that, lengths could not change under NAT.
 func TestRulesOfTheAdministratorTakenAway(t *testing.T) {
+	t.Parallel()
 	b := newPublishedBed(t)
 	file := b.config("rules: none\n")
 	server, passive := published, (*ftpClient).pasv
@@ -263,6 +266,7 @@ func (b *bed) flood(d *process, length int) (stuck []*ftpClient) {
 // With a full queue packets pass unread, so control connections go on; what they announce is not opened. It is counted,
 // and when there is room again all is well, for connections that began meanwhile too.
 func TestQueueFull(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, config string
 		length       int
@@ -441,6 +445,7 @@ func TestTwoNamespaces(t *testing.T) {
 
 // What a killed daemon left is counted at the next start, works on, and is gone at the next end.
 func TestLeftovers(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	if strings.Contains(d.log.String(), "left something") {

@@ -94,8 +94,10 @@ func newBed6(t *testing.T) *bed {
 // connection goes on with every byte in its place, also if the lengths of announcements were changed before: neither the
 // next line nor the next announcement tells a difference.
 func TestConntrackFlushed(t *testing.T) {
+	t.Parallel()
 	for _, tt := range flushBeds {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := tt.bed(t)
 			d := b.run()
 			connect := func() *ftpClient { return newFTPClient(t, b.client, tt.server) }
@@ -144,12 +146,14 @@ func TestConntrackFlushed(t *testing.T) {
 // nobody translates it, it must not make the firewall or the client answer by a RST, nor an entry that is in the way. It is
 // repeated, and arrives when the client has spoken.
 func TestConntrackFlushedServerFirst(t *testing.T) {
+	t.Parallel()
 	for _, tt := range flushBeds {
 		for _, open := range []bool{false, true} {
 			if open && tt.longer == "" {
 				continue // see THREATS.md
 			}
 			t.Run(fmt.Sprintf("%s, the server may connect: %v", tt.name, open), func(t *testing.T) {
+				t.Parallel()
 				b := tt.bed(t)
 				b.firewall.Run("nft", "insert rule inet filter forward tcp flags & (syn|rst) == 0 ct state new tcp sport 21 "+
 					map[bool]string{false: "drop", true: "accept"}[open])
@@ -190,11 +194,13 @@ func TestConntrackFlushedServerFirst(t *testing.T) {
 // Packets wait in the queue while somebody empties the connection table: the kernel goes on moving the numbers of those that
 // belong to an entry that is gone, and of no others. No byte gets lost, or into a wrong place.
 func TestConntrackFlushedWhileQueued(t *testing.T) {
+	t.Parallel()
 	for _, tt := range flushBeds {
 		if tt.longer == "" {
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := tt.bed(t)
 			d := b.run()
 			c := newFTPClient(t, b.client, tt.server)

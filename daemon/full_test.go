@@ -45,9 +45,12 @@ func filler(i int) nfnl.Connection {
 
 const fillBatch = 128
 
-// fill makes entries until the kernel takes no more.
+// fill makes entries until the kernel takes no more. No event tells of them: they are many.
 func (b *bed) fill(most int) (n int) {
 	b.t.Helper()
+	const events = "net.netfilter.nf_conntrack_events"
+	b.firewall.Sysctl(events, "0")
+	defer b.firewall.Sysctl(events, "2")
 	b.nfnl(func(conn *nfnl.Conn) error {
 		for n <= most {
 			batch := conn.Begin()
@@ -117,6 +120,7 @@ func (b *bed) nfnl(f func(*nfnl.Conn) error) {
 // A connection table that is full has no room for a shadow: announcements are refused, connections go on, and when there
 // is room all is well.
 func TestConntrackFull(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	most := sysctl(t, "nf_conntrack_max")
 	if most > 1<<19 {
@@ -175,6 +179,7 @@ func (b *bed) fillExpectations() (masters int) {
 
 // A table of expectations that is full is the same, and named.
 func TestExpectationsFull(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	c := b.connect()
@@ -201,6 +206,7 @@ func TestExpectationsFull(t *testing.T) {
 // More happens to connections than the socket of the events holds while the daemon does not read: it says so, and finds
 // out from the tables what it was not told.
 func TestEventsLost(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	c := b.connect()

@@ -38,12 +38,16 @@ func (b *bed) fails(name string, transfer func() error) {
 
 // both is each lifecycle with and without NAT: under NAT sequence numbers must stay right too.
 func both(t *testing.T, f func(t *testing.T, b *bed)) {
+	t.Parallel()
 	for _, masquerade := range []bool{false, true} {
 		name := "routed"
 		if masquerade {
 			name = "masquerade"
 		}
-		t.Run(name, func(t *testing.T) { f(t, newBed(t, masquerade)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, newBed(t, masquerade))
+		})
 	}
 }
 
@@ -72,6 +76,7 @@ func TestStartStop(t *testing.T) {
 
 // What begins while the daemon starts is older than it, or seen: none is refused for having been missed.
 func TestBeginsDuringStart(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.command("run", "--config", b.config(loadPolicy))
 	var all []*ftpClient
@@ -88,6 +93,7 @@ func TestBeginsDuringStart(t *testing.T) {
 }
 
 func TestTwice(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	out := b.command("run").ends(1)
@@ -108,6 +114,7 @@ func TestTwice(t *testing.T) {
 }
 
 func TestQueueTaken(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.command("run")
 	d.says("msg=ready", 1)
@@ -131,6 +138,7 @@ func TestQueueTaken(t *testing.T) {
 }
 
 func TestNotPermitted(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	p := b.command("version")
 	p.ends(0)
@@ -183,6 +191,7 @@ func TestKillAnnouncedAgain(t *testing.T) {
 
 // Fail-closed: no daemon, no control connection; and one that waited goes on with the next daemon.
 func TestFailClosed(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	file := b.config("fail: closed\n")
 	d := b.run("--config", file)
@@ -205,6 +214,7 @@ func TestFailClosed(t *testing.T) {
 // TestFailClosedStart: a start that fails, wherever, lets nothing pass that the last daemon's rules keep. Too few open
 // files make it fail a little later each time.
 func TestFailClosedStart(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, true)
 	file := b.config("fail: closed\n")
 	d := b.run("--config", file)
@@ -250,6 +260,7 @@ func TestFailClosedStart(t *testing.T) {
 }
 
 func TestCleanup(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, true)
 	d := b.run()
 	c := b.connect()
@@ -354,6 +365,7 @@ func TestStateOverRestart(t *testing.T) {
 
 // A log that nobody reads blocks neither packets nor the end.
 func TestLogNobodyReads(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -390,6 +402,7 @@ func TestLogNobodyReads(t *testing.T) {
 
 // A client that is refused all the time does not fill the log: it says how many lines it left out, counters count all.
 func TestLogFlood(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	d := b.run()
 	c := b.connect()
@@ -441,6 +454,7 @@ func TestNotify(t *testing.T) {
 }
 
 func TestRulesOfTheAdministrator(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	file := b.config("rules: none\n")
 	d := b.run("--config", file)
@@ -455,6 +469,7 @@ func TestRulesOfTheAdministrator(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	bad := b.config("policy: {lat: refuse}\n")
 	good := b.config("policy: {late: refuse}\n")

@@ -61,6 +61,7 @@ func TestLogNeverWaits(t *testing.T) {
 }
 
 func TestLogCloseGivesUp(t *testing.T) {
+	t.Parallel()
 	g := &gate{open: make(chan struct{})}
 	defer close(g.open)
 	w := newLogWriter(g, config.Log{})

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -21,6 +22,9 @@ const exitLeaked = 99
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) == "" {
+		if err := flag.Set("test.parallel", "8"); err != nil { // they wait more than they work
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	before := openFiles()

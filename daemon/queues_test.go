@@ -7,6 +7,7 @@ import (
 
 // Several queues, and the other driver, do what one queue does.
 func TestQueues(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		config string
 		queues int

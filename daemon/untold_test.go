@@ -10,6 +10,7 @@ import (
 // default): they are asked for. One that an end has closed is forgotten. Since Linux 6.3 a listener in any network
 // namespace counts, so events are off here while the connections begin.
 func TestEndsUntold(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, false)
 	b.firewall.Sysctl("net.netfilter.nf_conntrack_events", "0")
 	old, stays := b.connect(), b.connect()

@@ -214,13 +214,14 @@ func TestOutOfTree(t *testing.T) {
 	t.Parallel()
 	for _, f := range families {
 		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
 			s := newSiteWith(t, routed, "udp dport 69", nil)
 			startFamily(t, s.server, shared.servers+"/usr/sbin/in.tftpd", "--foreground", "--secure", "--user", "nobody",
 				"--address", netip.AddrPortFrom(f.server(), 69).String(), shared.root)
-			get := func() error {
+			get := func(within time.Duration) error {
 				folder := t.TempDir()
 				got := filepath.Join(folder, "got")
-				if out, err := run(s.client, patience, folder, nil, "tftp", "-m", "binary", f.server().String(), "-c", "get", "down", got); err != nil {
+				if out, err := run(s.client, within, folder, nil, "tftp", "-m", "binary", f.server().String(), "-c", "get", "down", got); err != nil {
 					return fmt.Errorf("%w: %s", err, out)
 				}
 				return sameFile(got)
@@ -229,14 +230,14 @@ func TestOutOfTree(t *testing.T) {
 				return strings.Contains(s.server.Run("ss", "-Hlun", "sport = 69"), ":69")
 			})
 			// tftp waits for an answer that the rules refuse: what is there is one refused packet.
-			if err := get(); err == nil {
+			if err := get(patience / 4); err == nil {
 				t.Fatal("the transfer works without the daemon")
 			}
 			if s.counter("rejected") == 0 {
 				t.Error("it failed, but not because the rules refused something")
 			}
 			d := s.daemonOf(shared.foreign)
-			if err := get(); err != nil {
+			if err := get(patience); err != nil {
 				t.Fatal(err)
 			}
 			d.says("msg=related", 1)
