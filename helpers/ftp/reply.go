@@ -259,7 +259,7 @@ func (s *session) settle(id groupID, done bool, out *helpers.Result) {
 	case done:
 		s.accept(g, out)
 	case !s.loose:
-		s.drop(out, func(g *group) bool { return g.id == id && !g.accepted && g.asks == 0 })
+		s.drop(out, func(g *group) bool { return g.id == id && g.is&accepted == 0 && g.asks == 0 })
 	}
 }
 

@@ -194,30 +194,50 @@ const (
 	greeted
 )
 
-// group is an announcement and what is known of it.
+// group is an announcement and what is known of it. It has 24 bytes, one of Go's sizes: each flow that has announced
+// something keeps one.
 type group struct {
-	id       groupID
-	to       endKey
-	owner    helpers.Dir
-	asks     uint8 // PORT, EPRT, LPRT commands for it that are not answered
-	accepted bool  // the server has agreed to it
-}
-
-// endKey is an end point without the pointer of netip's.
-type endKey struct {
+	id   groupID
 	addr [16]byte
 	port uint16
-	ipv6 bool
+	asks uint8 // PORT, EPRT, LPRT commands for it that are not answered
+	is   trait
 }
 
-func keyOf(a netip.AddrPort) endKey { return endKey{a.Addr().As16(), a.Port(), a.Addr().Is6()} }
+// trait is a set of what a group is.
+type trait uint8
 
-func (k endKey) addrPort() netip.AddrPort {
-	a := netip.AddrFrom16(k.addr)
-	if !k.ipv6 {
+const (
+	ofServer trait = 1 << iota // the server announced it
+	ipv6                       // addr is no IPv4 address
+	accepted                   // the server has agreed to it
+)
+
+// newGroup has an end point without the pointer of netip's.
+func newGroup(id groupID, owner helpers.Dir, to netip.AddrPort) group {
+	g := group{id: id, addr: to.Addr().As16(), port: to.Port()}
+	if owner == helpers.Reply {
+		g.is |= ofServer
+	}
+	if to.Addr().Is6() {
+		g.is |= ipv6
+	}
+	return g
+}
+
+// names tells whether g is the announcement of the same end point by the same side.
+func (g *group) names(of *group) bool {
+	return g.addr == of.addr && g.port == of.port && (g.is^of.is)&^accepted == 0
+}
+
+func (g *group) owner() helpers.Dir { return helpers.Dir(g.is & ofServer) }
+
+func (g *group) to() netip.AddrPort {
+	a := netip.AddrFrom16(g.addr)
+	if g.is&ipv6 == 0 {
 		a = a.Unmap()
 	}
-	return netip.AddrPortFrom(a, k.port)
+	return netip.AddrPortFrom(a, g.port)
 }
 
 // site is the line of an announcement in Segment.Data.
@@ -370,8 +390,8 @@ func (s *session) clear() {
 // announce appends an expectation, of an old group if the end point is one that is announced already.
 func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string, at site, out *helpers.Result) *group {
 	b := s.open()
-	end := keyOf(to)
-	g := s.find(func(g *group) bool { return g.owner == seg.Dir && g.to == end })
+	fresh := newGroup(0, seg.Dir, to)
+	g := s.find(fresh.names)
 	if g == nil {
 		if len(b.groups) == maxGroups {
 			b.groups = append(b.groups[:0], b.groups[1:]...)
@@ -379,7 +399,8 @@ func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string,
 		if b.last++; b.last == 0 {
 			b.last++
 		}
-		b.groups = append(b.groups, group{id: b.last, owner: seg.Dir, to: end})
+		fresh.id = b.last
+		b.groups = append(b.groups, fresh)
 		g = &b.groups[len(b.groups)-1]
 	}
 	at.expect = len(out.Expect)
@@ -413,7 +434,7 @@ func (s *session) byID(id groupID) *group {
 // accept says that the server has agreed to g: transfers use it from now on. As replies come in the order of the
 // commands, every transfer of an end point agreed upon earlier is over, and none can follow.
 func (s *session) accept(g *group, out *helpers.Result) {
-	g.accepted = true
+	g.is |= accepted
 	s.books.effect = g.id
 	if !s.loose {
 		keep := g.id // drop moves g in the list
@@ -422,7 +443,7 @@ func (s *session) accept(g *group, out *helpers.Result) {
 }
 
 // superseded tells whether g is of no use once the server has agreed to something newer.
-func superseded(g *group) bool { return g.accepted && g.asks == 0 }
+func superseded(g *group) bool { return g.is&accepted != 0 && g.asks == 0 }
 
 // drop cancels and forgets groups.
 func (s *session) drop(out *helpers.Result, dead func(*group) bool) {

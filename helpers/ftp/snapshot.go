@@ -42,9 +42,9 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(books.groups)))
 	for _, g := range books.groups {
 		b = binary.AppendUvarint(b, uint64(g.id))
-		b = append(b, byte(g.owner), flags(g.accepted))
+		b = append(b, byte(g.owner()), flags(g.is&accepted != 0))
 		b = binary.AppendUvarint(b, uint64(g.asks))
-		to, err := g.to.addrPort().MarshalBinary()
+		to, err := g.to().MarshalBinary()
 		if err != nil {
 			return nil, err
 		}
@@ -98,14 +98,19 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 		s.queue = append(s.queue, c)
 	}
 	for range r.number(maxGroups) {
-		g := group{id: id(), owner: helpers.Dir(r.number(1))}
-		r.flags(&g.accepted)
-		g.asks = uint8(r.number(maxOutstanding))
+		name, owner := id(), helpers.Dir(r.number(1))
+		var agreed bool
+		r.flags(&agreed)
+		asks := uint8(r.number(maxOutstanding))
 		var to netip.AddrPort
 		if to.UnmarshalBinary(r.bytes(64)) != nil {
 			r.bad = true
 		}
-		g.to = keyOf(to)
+		g := newGroup(name, owner, to)
+		g.asks = asks
+		if agreed {
+			g.is |= accepted
+		}
 		books.groups = append(books.groups, g)
 	}
 	if books.last > 0 || len(books.groups) > 0 {

@@ -19,8 +19,8 @@ func TestIdleFlowMemory(t *testing.T) {
 		most     uint64
 	}{
 		{"plain", false, login, 350}, {"NAT", true, login, 400},
-		{"plain, after a transfer", false, slices.Concat(login, listing), 415},
-		{"NAT, after a transfer", true, slices.Concat(login, listing), 475},
+		{"plain, after a transfer", false, slices.Concat(login, listing), 400},
+		{"NAT, after a transfer", true, slices.Concat(login, listing), 460},
 	} {
 		c := newClients(t, tt.nat, tt.dialogue)
 		c.run(0, 1) // what the engine needs once
