@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds every wait for the other side.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // file is what every transfer brings.
 var file = bytes.Repeat([]byte("0123456789abcdef"), 1<<12)

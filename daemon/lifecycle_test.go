@@ -76,7 +76,6 @@ func TestStartStop(t *testing.T) {
 
 // What begins while the daemon starts is older than it, or seen: none is refused for having been missed.
 func TestBeginsDuringStart(t *testing.T) {
-	t.Parallel()
 	b := newBed(t, false)
 	d := b.command("run", "--config", b.config(loadPolicy))
 	var all []*ftpClient

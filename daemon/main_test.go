@@ -22,7 +22,7 @@ const exitLeaked = 99
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) == "" {
-		if err := flag.Set("test.parallel", "8"); err != nil { // they wait more than they work
+		if err := flag.Set("test.parallel", "6"); err != nil { // they wait more than they work
 			panic(err)
 		}
 		os.Exit(m.Run())

@@ -12,7 +12,6 @@ import (
 // TestOlderInTurns: many older connections under NAT get their new entries in turns, between which all packets pass.
 // None is lost, and the first of them can be adjusted as the last.
 func TestOlderInTurns(t *testing.T) {
-	t.Parallel()
 	b := newBed(t, true)
 	const many = 2048 + 200
 	b.allowFiles(3 * many) // both ends are this process's

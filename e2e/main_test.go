@@ -52,7 +52,7 @@ func prepare() (err error) {
 		return errors.New("needs root: network namespaces (left out under -short)")
 	}
 	// Transfers wait more than they work: more at once than processors.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		return err
 	}
 	if shared.folder, err = os.MkdirTemp("", "cthelperd-e2e"); err != nil {
