@@ -131,7 +131,7 @@ func TestHoldAndFax(t *testing.T) {
 				}
 				for name, m := range map[string]struct {
 					heard *hearing
-					base uint16
+					base  uint16
 				}{"caller": {near, 20000}, "called": {far, 30000}} {
 					last := time.Time{}
 					for i := range uint16(4) {

@@ -167,7 +167,7 @@ func TestPhones(t *testing.T) {
 		nat       nat
 		family    family
 		transport helpers.Transport
-	}{{masquerade, ipv4, helpers.UDP}, {routed, ipv6, helpers.UDP}, {masquerade, ipv4, helpers.TCP}} {
+	}{{masquerade, ipv4, helpers.UDP}, {routed, ipv4, helpers.UDP}, {masquerade, ipv4, helpers.TCP}} {
 		if *onlyPairs && (row.nat == routed) {
 			continue
 		}
@@ -183,7 +183,7 @@ func TestPhones(t *testing.T) {
 				from *softphone
 				to   string
 			}{{alice, "bob"}, {bob, "alice"}} {
-				if i == 1 {
+				if i == 1 && row.transport == helpers.UDP {
 					s.firewall.Run("conntrack", "-D", "-f", string(row.family), "-p", "udp", "--orig-port-dst", "5060")
 				}
 				call.from.dial(call.to, proxy, row.transport)
@@ -197,8 +197,6 @@ func TestPhones(t *testing.T) {
 					return n >= near+20 && f >= far+20
 				})
 				call.from.tell("hangup", "")
-				alice.says("terminated", i+1)
-				bob.says("terminated", i+1)
 				until(t, "only the registration is open", func() bool { return s.expectations() == 1 })
 			}
 			d.stop()

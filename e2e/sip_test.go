@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -129,5 +128,4 @@ func TestCallsRig(t *testing.T) {
 	if near, _ := heard(t, s.client); far != playedPackets || near != playedPackets {
 		t.Errorf("%d packets of media came to the called side, %d back; want %d", far, near, playedPackets)
 	}
-	_ = fmt.Sprint
 }

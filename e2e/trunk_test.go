@@ -15,7 +15,7 @@ func TestTrunk(t *testing.T) {
 	for _, row := range []struct {
 		nat       nat
 		transport helpers.Transport
-	}{{masquerade, helpers.UDP}, {dnat, helpers.TCP}} {
+	}{{masquerade, helpers.UDP}, {routed, helpers.TCP}} {
 		t.Run(fmt.Sprintf("%s/%s", row.nat, row.transport), func(t *testing.T) {
 			t.Parallel()
 			s := newExchange(t, row.nat)
@@ -23,7 +23,7 @@ func TestTrunk(t *testing.T) {
 			const all = calls * time.Second / rate
 			wait := fmt.Sprintf("<pause distribution=\"uniform\" min=\"%d\" max=\"%d\"/>\n", (all + time.Second).Milliseconds(),
 				(all + 3*time.Second).Milliseconds())
-			caller := s.scenario("caller", request("INVITE", 1, description(1, playing)), await(200), request("ACK", 1, nothing), wait,
+			caller := s.scenario("caller", request("INVITE", 1, description(1, auto)), await(200), request("ACK", 1, nothing), wait,
 				play, pause(played+300*time.Millisecond), request("BYE", 2, nothing), await(200))
 			called := s.scenario("called", awaitRequest("INVITE"), response("183 Session Progress", description(1, auto)),
 				response("200 OK", description(1, auto)), awaitRequest("ACK"), awaitRequest("BYE"), response("200 OK", nothing))

@@ -208,10 +208,10 @@ func (e *Engine) expired(x *entry) {
 }
 
 // retire forgets an entry of which nothing is pending any more, unless it stands for more than its expectation did: a
-// port on the other side, or an end point that the other side may yet open.
+// port on the other side, or an end point that the other side may yet open, or of a call say who connects to it.
 func (e *Engine) retire(x *entry) {
 	e.unsetPending(x)
-	if !x.translated && !x.reserved {
+	if !x.translated && !x.reserved && !x.session.helper.PerPair {
 		e.forget(x)
 	}
 	e.maybeOver(x.session)
