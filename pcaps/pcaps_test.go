@@ -11,20 +11,21 @@ import (
 
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/helpers/h323"
+	"github.com/cthelperd/cthelperd/helpers/sip"
 	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/pcaps"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestGolden(t *testing.T) { pcaps.Golden(t, ".", *update, ftp.Protocol(), h323.Protocol()) }
+func TestGolden(t *testing.T) { pcaps.Golden(t, ".", *update, ftp.Protocol(), h323.Protocol(), sip.Protocol()) }
 
 // TestTruth compares with the truth files here, and with those of a folder that the environment names.
 func TestTruth(t *testing.T) {
-	pcaps.Truths(t, ".", ftp.Protocol(), h323.Protocol())
+	pcaps.Truths(t, ".", ftp.Protocol(), h323.Protocol(), sip.Protocol())
 	if dir := os.Getenv(pcaps.Variable); dir != "" {
 		t.Logf("%s is %s", pcaps.Variable, dir)
-		pcaps.Truths(t, dir, ftp.Protocol(), h323.Protocol())
+		pcaps.Truths(t, dir, ftp.Protocol(), h323.Protocol(), sip.Protocol())
 	} else {
 		t.Logf("%s is not set: only the project's own captures were compared", pcaps.Variable)
 	}
@@ -42,7 +43,7 @@ func TestMasquerade(t *testing.T) {
 		want = append(want, a.Dir+" "+a.To)
 	}
 	args := []string{"--nat", "10.0.0.2=203.0.113.1", "--nat", "fd00::2=2001:db8:1::1"}
-	for _, r := range pcaps.Records(t, "recorded/masquerade-inside.pcap", args, ftp.Protocol(), h323.Protocol()) {
+	for _, r := range pcaps.Records(t, "recorded/masquerade-inside.pcap", args, ftp.Protocol(), h323.Protocol(), sip.Protocol()) {
 		if r.Event != engine.EventExpect {
 			continue
 		}
