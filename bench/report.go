@@ -33,9 +33,10 @@ type goal struct {
 
 // bound says how large a ratio must be.
 type bound struct {
-	least, most float64 // 0: no bound
-	base        string  // variant that is taken away from both
-	inverse     bool    // the ratio of times per packet, from packets per time
+	least, most float64   // 0: no bound
+	base        string    // variant that is taken away from both
+	inverse     bool      // the ratio of times per packet, from packets per time
+	by          [2]string // variants: the ratio is divided by theirs
 }
 
 var shown = bound{} // not a goal
@@ -68,6 +69,8 @@ var goals = []goal{
 	{"time per packet, 200,000 / 1,000 connections: cthelperd", "flows", perCPU, own + " 200000", own + " 1000", slower(1.15)},
 	{"the same: C, which knows no connections (the kernel's share)", "flows", perCPU, cBatch + " 200000", cBatch + " 1000",
 		slower(0)},
+	{"the first divided by the second: what cthelperd adds to the kernel's share", "flows", perCPU, own + " 200000", own + " 1000",
+		bound{inverse: true, by: [2]string{cBatch + " 200000", cBatch + " 1000"}}},
 }
 
 // report writes RESULTS.md from the files of a folder: samples, and the output of the engine's memory tests.
@@ -218,6 +221,13 @@ func (r *results) cell(kernel string, g goal) string {
 				low, high = min(low, one), max(high, one)
 			}
 		}
+	}
+	if g.by[0] != "" {
+		above, below := r.values(kernel, g.measure, g.by[0], g.unit), r.values(kernel, g.measure, g.by[1], g.unit)
+		if len(above) == 0 || len(below) == 0 {
+			return "not measured"
+		}
+		return fmt.Sprintf("%.2f", whole/ratio(median(above), median(below), 0))
 	}
 	text := fmt.Sprintf("%.2f (%.2f to %.2f)", whole, low, high)
 	if g.least > 0 && whole < g.least || g.most > 0 && whole > g.most {

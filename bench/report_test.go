@@ -22,6 +22,8 @@ func TestReport(t *testing.T) {
 {"Kernel":"6.0","Measure":"roundtrip","Variant":"conntrackd","Round":0,"Values":{"ns":60000}}
 {"Kernel":"6.0","Measure":"flows","Variant":"cthelperd 1000","Round":0,"Values":{"per cpu second":250000}}
 {"Kernel":"6.0","Measure":"flows","Variant":"cthelperd 200000","Round":0,"Values":{"per cpu second":200000}}
+{"Kernel":"6.0","Measure":"flows","Variant":"c-batch 1000","Round":0,"Values":{"per cpu second":500000}}
+{"Kernel":"6.0","Measure":"flows","Variant":"c-batch 200000","Round":0,"Values":{"per cpu second":480000}}
 {"Kernel":"6.0","Measure":"place","Variant":"c-expect","Round":0,"Missing":"not here: no compiler"}
 `
 	const memory = "    memory_test.go:180: plain: 350 bytes a flow\n"
@@ -39,6 +41,7 @@ func TestReport(t *testing.T) {
 		"a verdict for each packet | ≥ 0.8 | **0.70 (0.60 to 0.80)**, not reached |",
 		"added over no helper: cthelperd / conntrackd | ≤ 0.8 | 0.75 (0.75 to 0.75) |",
 		"cthelperd | ≤ 1.15 | **1.25 (1.25 to 1.25)**, not reached |",
+		"the kernel's share | shown beside | 1.20 |",
 		"same bytes | ≤ 1.2 | not measured |",
 		"| accept | cthelperd | 350,000 per cpu second (300,000 to 400,000) | 2 |",
 		"plain: 350 bytes a flow",
