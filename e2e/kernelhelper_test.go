@@ -7,26 +7,43 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
+	"github.com/cthelperd/cthelperd/helpers/sip"
 	"github.com/cthelperd/cthelperd/internal/capture"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 	"github.com/cthelperd/cthelperd/pcaps"
 )
 
-// kernelOnly are expectations that the kernel's own FTP helper makes and we do not, with the reason. The key is the
+// kernelOnly are expectations that one of the kernel's own helpers makes and we do not, with the reason. The key is the
 // capture's name and the end point.
 var kernelOnly = map[string]string{
 	"low-port.pcap 192.0.2.2:22":      "a port under 1024 is refused by policy",
 	"low-port.pcap 198.51.100.9:1023": "a port under 1024 is refused by policy",
 	"slipstream.pcap 192.0.2.2:50001": "commands inside an HTTP request are foreign: slipstreaming",
 	"slipstream.pcap 192.0.2.3:50001": "commands inside an HTTP request are foreign: slipstreaming",
+
+	"PcapPlusPlus-sdp.pcap 10.33.6.100:6013": "a fax by UDPTL has no RTCP at the next port",
+}
+
+// parser is one of the kernel's helpers, and ours for the same protocol.
+type parser struct {
+	protocol   helpers.Protocol
+	transports []helpers.Transport
+	port       uint16
+}
+
+var parsers = map[string]parser{
+	"ftp": {ftp.Protocol(), []helpers.Transport{helpers.TCP}, 21},
+	"sip": {sip.Protocol(), []helpers.Transport{helpers.UDP, helpers.TCP}, 5060},
 }
 
 // made is an expectation and the frame that led to it.
@@ -35,8 +52,9 @@ type made struct {
 	to    netip.AddrPort
 }
 
-// TestKernelHelper puts captures through a firewall whose connections carry the kernel's own FTP helper: each expectation
-// that it makes is one that the replay makes, not later, or is listed with the reason.
+// TestKernelHelper puts captures through a firewall whose connections carry the kernel's own FTP or SIP helper: each
+// expectation that it makes is one that the replay makes, not later, or is listed with the reason. What only the replay
+// makes is shown.
 func TestKernelHelper(t *testing.T) {
 	if testing.Short() {
 		t.Skip("end to end: not with -short")
@@ -45,24 +63,28 @@ func TestKernelHelper(t *testing.T) {
 	if dir := os.Getenv(pcaps.Variable); dir != "" {
 		dirs = append(dirs, dir)
 	}
-	all := 0
+	all := map[string]int{}
 	for _, dir := range dirs {
 		for _, path := range pcaps.Captures(t, dir) {
 			name := filepath.Base(path)
 			truth, err := pcaps.LoadTruth(path + ".truth.json")
-			if err != nil || truth.Protocol != "ftp" {
+			if err != nil {
+				continue
+			}
+			p, ok := parsers[truth.Protocol]
+			if !ok {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
-				ports := append([]uint16{21}, truth.Ports["ftp"]...)
-				kernel := byKernel(t, path, ports)
-				all += len(kernel)
+				more := truth.Ports[truth.Protocol]
+				kernel := byKernel(t, path, truth.Protocol, p.transports, append([]uint16{p.port}, more...))
+				all[truth.Protocol] += len(kernel)
 				ours := map[string]uint64{}
 				var args []string
-				if more := truth.Ports["ftp"]; len(more) > 0 {
-					args = append(args, "--port", "ftp="+strings.Trim(strings.ReplaceAll(fmt.Sprint(more), " ", ","), "[]"))
+				if len(more) > 0 {
+					args = append(args, "--port", truth.Protocol+"="+strings.Trim(strings.ReplaceAll(fmt.Sprint(more), " ", ","), "[]"))
 				}
-				for _, r := range pcaps.Records(t, path, args, ftp.Protocol()) {
+				for _, r := range pcaps.Records(t, path, args, p.protocol) {
 					if r.Event == "expect" {
 						if _, again := ours[r.To]; !again {
 							ours[r.To] = r.Frame
@@ -81,16 +103,22 @@ func TestKernelHelper(t *testing.T) {
 						t.Errorf("the kernel expects %s in frame %d, the replay in frame %d only", k.to, k.frame, frame)
 					}
 				}
+				for to, frame := range ours {
+					if !slices.ContainsFunc(kernel, func(k made) bool { return k.to.String() == to }) {
+						t.Logf("frame %d: only the replay expects %s", frame, to)
+					}
+				}
 			})
 		}
 	}
-	if all == 0 {
+	if all["ftp"] == 0 {
 		t.Error("the kernel's helper has made no expectation at all: nothing was compared")
 	}
+	t.Logf("the kernel's helpers have made %v expectations", all)
 }
 
 // byKernel gives the expectations that the kernel's helper makes of a capture, one each time that it makes it.
-func byKernel(t *testing.T, path string, ports []uint16) (all []made) {
+func byKernel(t *testing.T, path, helper string, transports []helpers.Transport, ports []uint16) (all []made) {
 	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -118,12 +146,10 @@ func byKernel(t *testing.T, path string, ports []uint16) (all []made) {
 	ns.Run("ip", "link", "set", "tun0", "up")
 	ns.Run("ip", "-4", "route", "add", "default", "dev", "tun0")
 	ns.Run("ip", "-6", "route", "add", "default", "dev", "tun0")
-	for _, rule := range []string{
-		"add table inet t", "add ct helper inet t h { type \"ftp\" protocol tcp; }",
-		"add chain inet t pre { type filter hook prerouting priority -150; }",
-		"add rule inet t pre tcp dport { " + list + " } ct helper set \"h\"",
-	} {
-		ns.Run("nft", rule)
+	ns.Run("nft", "add table inet t; add chain inet t pre { type filter hook prerouting priority -150; }")
+	for _, tr := range transports {
+		ns.Run("nft", fmt.Sprintf("add ct helper inet t h-%[1]s { type %[2]q protocol %[1]s; }", tr, helper))
+		ns.Run("nft", fmt.Sprintf("add rule inet t pre %[1]s dport { %[2]s } ct helper set \"h-%[1]s\"", tr, list))
 	}
 	ns.Sysctl("net.netfilter.nf_conntrack_checksum", "0") // captures hold what network cards were to compute
 	ns.Do(func() {
@@ -157,7 +183,11 @@ func byKernel(t *testing.T, path string, ports []uint16) (all []made) {
 			}
 			now := map[nfnl.Tuple]bool{}
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-				if err := table.Expectations(family, func(e *nfnl.Expectation) { now[e.Tuple] = true }); err != nil {
+				if err := table.Expectations(family, func(e *nfnl.Expectation) {
+					if e.Flags&inactive == 0 {
+						now[e.Tuple] = true
+					}
+				}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -171,6 +201,9 @@ func byKernel(t *testing.T, path string, ports []uint16) (all []made) {
 	})
 	return all
 }
+
+// inactive expectations wait for an answer: nothing meets them (NF_CT_EXPECT_INACTIVE).
+const inactive = 2
 
 // openTUN makes a TUN device that gives back what is forwarded.
 func openTUN(name string) (int, error) {
