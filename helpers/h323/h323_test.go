@@ -1,7 +1,9 @@
 package h323_test
 
 import (
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -72,3 +74,41 @@ func fuzz(f *testing.F, name string) {
 func FuzzRAS(f *testing.F)        { fuzz(f, "ras") }
 func FuzzSignalling(f *testing.F) { fuzz(f, "q931") }
 func FuzzControl(f *testing.F)    { fuzz(f, "h245") }
+
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?s)```dialogue (\\w+)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(examples) != 2 {
+		t.Fatalf("%d examples, want 2", len(examples))
+	}
+	for _, e := range examples {
+		s, err := script(e[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		helpertest.Check(t, helper(t, e[1], nil), s)
+	}
+	// Each reason to refuse has a vector, and none that a vector shows is left out.
+	_, refuses, _ := strings.Cut(string(text), "## What it refuses")
+	refuses, _, _ = strings.Cut(refuses, "## Options")
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(.*?)` \\|").FindAllStringSubmatch(refuses, -1) {
+		listed[m[1]] = false
+	}
+	for _, text := range helpertest.Files(t, "testdata/*.txt") {
+		for _, m := range regexp.MustCompile(`(?m)^= error "(?:.*: )?(.*)"$`).FindAllStringSubmatch(text, -1) {
+			if _, ok := listed[m[1]]; !ok {
+				t.Errorf("error %q is not in the README", m[1])
+			}
+			listed[m[1]] = true
+		}
+	}
+	for reason, found := range listed {
+		if !found {
+			t.Errorf("no vector for %q", reason)
+		}
+	}
+}
