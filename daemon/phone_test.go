@@ -118,7 +118,7 @@ func (p *telephone) says(to, text string) {
 // hears gives who says it.
 func (p *telephone) hears(want string) string {
 	p.t.Helper()
-	p.conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+	p.conn.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 1500)
 	n, from, err := p.conn.ReadFromUDPAddrPort(b)
 	if err != nil || string(b[:n]) != want+"\n" {
@@ -244,7 +244,7 @@ func TestCallOverTCP(t *testing.T) {
 	say := func(from, to net.Conn, text, want string) {
 		t.Helper()
 		from.Write([]byte(text + "\n"))
-		to.SetReadDeadline(time.Now().Add(3 * time.Second))
+		to.SetReadDeadline(time.Now().Add(patience))
 		buf := make([]byte, len(want)+1)
 		if _, err := io.ReadFull(to, buf); err != nil || string(buf) != want+"\n" {
 			t.Fatalf("of %q %q arrives, %v; want %q", text, buf, err, want)
