@@ -21,8 +21,9 @@ type step struct {
 	alone bool  // an adjustment that was found, not made here: the bytes are not known
 }
 
-// maxSteps bounds the journal. What is older was acknowledged long ago: its copies are out of the window.
-const maxSteps = 64
+// maxSteps bounds the journal. What is older was acknowledged long ago: its copies are out of the window, even of a trunk of
+// SIP, whose messages have several edits each.
+const maxSteps = 1024
 
 // found takes over an adjustment that the kernel makes already.
 func (j *journal) found(k SeqAdjust) {
