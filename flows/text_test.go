@@ -66,7 +66,8 @@ func TestText(t *testing.T) {
 	ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
 	ns.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
 	useLabels(ns)
-	names := labelNames(t)
+	names := map[int]string{0: "zero", 5: "five", 127: "last"}
+	etc := etcWith(t, names)
 	ns.Do(func() {
 		table, err := flows.Open()
 		if err != nil {
@@ -97,7 +98,7 @@ func TestText(t *testing.T) {
 		} {
 			var theirs, ours []string
 			for range 5 { // a second may pass between the two
-				if theirs, err = listed(tt.flags); err == nil {
+				if theirs, err = listed(etc, tt.flags); err == nil {
 					ours, err = texts(table, &tt.o)
 				}
 				if err != nil {
@@ -120,10 +121,11 @@ func TestText(t *testing.T) {
 	})
 }
 
-// listed is what conntrack -L prints of both families, sorted.
-func listed(flags []string) (all []string, err error) {
+// listed is what conntrack -L prints of both families, sorted, if etc is /etc.
+func listed(etc string, flags []string) (all []string, err error) {
 	for _, family := range []string{"ipv4", "ipv6"} {
-		out, err := exec.Command("conntrack", append([]string{"-L", "-f", family}, flags...)...).Output()
+		run := []string{"-m", "sh", "-c", `mount --bind "$0" /etc && exec conntrack "$@"`, etc, "-L", "-f", family}
+		out, err := exec.Command("unshare", append(run, flags...)...).Output()
 		if err != nil {
 			return nil, err
 		}
@@ -146,21 +148,26 @@ func texts(table *flows.Table, o *flows.TextOptions) (all []string, err error) {
 	return all, nil
 }
 
-// labelNames are those that conntrack(8) knows; without the file none is named, and the option is of no use.
-func labelNames(t *testing.T) map[int]string {
-	names := map[int]string{}
-	text, err := os.ReadFile("/etc/xtables/connlabel.conf")
-	if err != nil {
-		t.Logf("labels have no names: %v", err)
+// etcWith is a folder for /etc in which labels have these names, and in which it is as late as it is here.
+func etcWith(t *testing.T, names map[int]string) string {
+	etc := t.TempDir()
+	err := os.Mkdir(etc+"/xtables", 0o755)
+	if err == nil {
+		text := ""
+		for bit, name := range names {
+			text += fmt.Sprintln(bit, name)
+		}
+		err = os.WriteFile(etc+"/xtables/connlabel.conf", []byte(text), 0o644)
 	}
-	for line := range strings.Lines(string(text)) {
-		var bit int
-		var name string
-		if n, _ := fmt.Sscan(line, &bit, &name); n == 2 {
-			names[bit] = name
+	if err != nil {
+		t.Fatal(err)
+	}
+	if local, err := os.ReadFile("/etc/localtime"); err == nil {
+		if err := os.WriteFile(etc+"/localtime", local, 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return names
+	return etc
 }
 
 // useLabels has a rule use labels: without one entries have no room for them (nf_ct_labels_ext_add).
