@@ -31,14 +31,31 @@ func TestRandomMessages(t *testing.T) {
 		if err := x.read(&got); err != nil {
 			t.Fatalf("seed %d: %v\n%s\n%x", seed, err, x.typ, x.b)
 		}
-		want := x.want()
-		if got.Skipped > 0 && len(x.b) > 16384 { // something that is known went in fragments, and is not looked into
-			want = wire.Message{Addresses: want.Addresses}
-			got = wire.Message{Addresses: got.Addresses}
+		if got.Skipped > 0 && len(x.b) > 16384 {
+			x.whole(t, &got)
+			continue
 		}
+		want := x.want()
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("seed %d: written and read differ:\n%s\n%x", seed, diff, x.b)
 		}
+	}
+}
+
+// whole checks a message in which something that the tables know went in fragments: it is not looked into, so only those
+// addresses count that are not in it.
+func (x drawn) whole(t *testing.T, got *wire.Message) {
+	t.Helper()
+	var read []h323test.Place
+	for _, a := range got.Addresses {
+		read = append(read, h323test.Place{Off: a.Off, Addr: a.Addr})
+	}
+	written := slices.Clone(x.places)
+	for i := range written {
+		written[i].Path = ""
+	}
+	if !slices.Equal(read, written) {
+		t.Fatalf("%s: read %v, want %v\n%x", x.typ, read, written, x.b)
 	}
 }
 
@@ -59,10 +76,16 @@ func draw(seed uint64) drawn {
 	return write(rnd, tops[rnd.IntN(len(tops))], nil)
 }
 
-// write draws a message and writes it.
+// maxElement is the longest encoding that a User-user element or a frame takes.
+const maxElement = 65000
+
+// write draws a message that is not too long, and writes it.
 func write(rnd *h323test.Random, typ string, path []*wire.Row) drawn {
-	x := drawn{typ: typ, value: rnd.Value(typ, path).(V)}
-	x.b, x.places = h323test.Encode(typ, x.value)
+	x := drawn{typ: typ, b: make([]byte, maxElement+1)}
+	for len(x.b) > maxElement {
+		x.value = rnd.Value(typ, path).(V)
+		x.b, x.places = h323test.Encode(typ, x.value)
+	}
 	if typ == "H323-UserInformation" {
 		head := []byte{8, 2, 0x81, 2, 5, 0x7e, byte((len(x.b) + 1) >> 8), byte(len(x.b) + 1), 5}
 		for i := range x.places {
