@@ -18,7 +18,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestGolden(t *testing.T) { pcaps.Golden(t, ".", *update, ftp.Protocol(), h323.Protocol(), sip.Protocol()) }
+func TestGolden(t *testing.T) {
+	pcaps.Golden(t, ".", *update, ftp.Protocol(), h323.Protocol(), sip.Protocol())
+}
 
 // TestTruth compares with the truth files here, and with those of a folder that the environment names.
 func TestTruth(t *testing.T) {
