@@ -59,6 +59,9 @@ func TestCommands(t *testing.T) {
 		{"cthelper list -ptcp -s10.0.0.x", 2, "", "want an address|  cthelper list -ptcp -s10.0.0.x\n                        ^\n"},
 		{"cthelper list --where 'orig.dport == 22 && foo'", 2, "", "unknown: foo|                                           ^"},
 		{"cthelper list --where 'orig.dport =='", 2, "", "Syntax error|^"},
+		{"cthelper list --top x", 2, "", "expected a valid 64 bit int|  cthelper list --top x\n                ^\n"},
+		{"cthelper list --dport 3 -p", 2, "", "  cthelper list --dport 3 -p\n                          ^\n"},
+		{"cthelper expect update", 2, "", "missing flags|Try 'cthelper expect update --help'"},
 		{"cthelper list --mask-src 255.0.0.0", 2, "", "needs one address"},
 		{"cthelper list -c 3", 2, "", "security contexts"},
 		{"cthelper list -o json,xml", 2, "", "there is a kind of output already: json|^"},
@@ -219,6 +222,42 @@ chmod +x $T/note
 	code, stdout, stderr := run("cthelper watch --list -o json --count 6")
 	if code != 0 || strings.Count(stdout, `"event":"PRESENT"`) != 6 {
 		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestOverruns: who reads too slowly is told what was lost, and what is there.
+func TestOverruns(t *testing.T) {
+	run := bed(t)
+	const many = `for i in $(seq 1500); do echo "-A -t 900 -p udp -s 10.6.$((i / 250)).$((i % 250)) -d 10.6.0.1 --sport 1 --dport 2"; done | cthelper restore - 2>/dev/null`
+	const known = `
+for i in $(seq 300); do
+	[ $(grep -o '"orig":{"src":"10.6[^"]*' $T/out | sort -u | wc -l) = 1500 ] && grep -q SYNCED $T/out && break
+	sleep 0.1
+done`
+	const slow = "mkfifo $T/f\n(sleep 2; cat) < $T/f > $T/out 2>/dev/null &\n"
+	_, stdout, stderr := run(slow + watching("cthelper watch -b 4096 -o json > $T/f", many+known) + "\ncat $T/out")
+	var lost, synced int
+	seen := map[string]bool{}
+	for _, line := range lines(stdout) {
+		var e struct {
+			Event string
+			Lost  int
+			Orig  struct{ Src string }
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			continue // the last one may be cut off
+		}
+		switch e.Event {
+		case "OVERRUN":
+			lost += e.Lost
+		case "PRESENT", "NEW":
+			seen[e.Orig.Src] = true
+		case "SYNCED":
+			synced++
+		}
+	}
+	if lost == 0 || synced == 0 || len(seen) < 1500 {
+		t.Errorf("%d lost, %d known, %d times in step again\n%s", lost, len(seen), synced, stderr)
 	}
 }
 

@@ -90,11 +90,10 @@ func TestFish(t *testing.T) {
 	})
 }
 
-// TestZsh: zsh completes for people only, so it gets a terminal, where Tab is pressed and what it lists is printed.
+// TestZsh: zsh completes for people at a terminal only, so what its completion system has is put in its place.
 func TestZsh(t *testing.T) {
 	complete(t, "zsh", func(script, line string) *exec.Cmd {
-		return exec.Command("zsh", "-f", "-c", `autoload -Uz compinit; compinit -u -D
-compdef() { :; }
+		return exec.Command("zsh", "-f", "-c", `compdef() { :; }
 source $1
 words=(${(z)2}); [[ $2 == *' ' ]] && words+=('')
 CURRENT=$#words

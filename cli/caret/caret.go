@@ -16,6 +16,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.Text == "" {
+		return e.Message
+	}
 	return fmt.Sprintf("%s: %s", strconv.QuoteToGraphic(e.Text), e.Message)
 }
 

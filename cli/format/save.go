@@ -69,7 +69,7 @@ func saveRest(b []byte, f *flows.Flow, labels *names.Labels) []byte {
 			}
 		}
 	}
-	if f.Helper != "" {
+	if f.Helper != "" && !strings.ContainsAny(f.Helper, " \t\n") { // lines have no quotes
 		b = append(b, " --helper "...)
 		b = append(b, f.Helper...)
 	}
