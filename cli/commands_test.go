@@ -125,6 +125,8 @@ func TestCommands(t *testing.T) {
 		{master + "cthelper expect flush; cthelper expect count", 0, "0\n", "has been emptied"},
 		{"cthelper watch -e NOTHING", 2, "", "want ALL, NEW, UPDATES or DESTROY"},
 		{"cthelper watch --exec /nonexistent/program", 2, "", "no such file"},
+		{"sysctl -qw net.netfilter.nf_conntrack_events=0; cthelper expect watch; code=$?; sysctl -qw net.netfilter.nf_conntrack_events=1; exit $code", 1, "",
+			"sysctl -w net.netfilter.nf_conntrack_events=1"},
 		{"sysctl -qw net.netfilter.nf_conntrack_events=0; cthelper watch; code=$?; sysctl -qw net.netfilter.nf_conntrack_events=1; exit $code", 1, "",
 			"sysctl -w net.netfilter.nf_conntrack_events=1"},
 	}) {

@@ -67,6 +67,7 @@ func kinds() []string {
 func filled(t *testing.T, sysctls ...string) *netnstest.NS {
 	t.Helper()
 	ns := netnstest.New(t)
+	ns.Run("conntrack", "-C") // loads the modules
 	for _, s := range sysctls {
 		ns.Sysctl("net.netfilter."+s, "1")
 	}
@@ -75,7 +76,7 @@ func filled(t *testing.T, sysctls ...string) *netnstest.NS {
 		t.Fatalf("%d kinds of flows, want 200", len(all))
 	}
 	// Entries have room for labels if a rule uses them.
-	ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label 1 counter")
+	ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label set 1")
 	file := t.TempDir() + "/kinds"
 	if err := os.WriteFile(file, []byte("# made by a test\n\n"+strings.Join(all, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)

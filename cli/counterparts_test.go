@@ -87,9 +87,11 @@ func TestCounterparts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ns := range []*netnstest.NS{theirs, ours} {
+		ns.Run("conntrack", "-C") // loads the modules
 		ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
 		ns.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
-		ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label 1 counter")
+		ns.Sysctl("net.netfilter.nf_conntrack_events", "1") // also of what began before somebody watched
+		ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label set 1")
 	}
 	run := func(ns *netnstest.NS, command string) (code int, printed, left []string) {
 		if strings.Contains(command, " -E") || strings.Contains(command, " watch") {

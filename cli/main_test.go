@@ -71,7 +71,8 @@ func shell(t *testing.T, ns *netnstest.NS, script string) (code int, stdout, std
 	if err := os.Symlink(self, bin+"/cthelper"); err != nil {
 		t.Fatal(err)
 	}
-	prologue := "mount --bind " + etc() + " /etc || exit 98\n"
+	// The emulated machine's /dev has no stdin, which conntrack(8) opens.
+	prologue := "mount --bind " + etc() + " /etc || exit 98\n[ -e /dev/stdin ] || ln -s /proc/self/fd/0 /dev/stdin\n"
 	var out, errs bytes.Buffer
 	cmd := exec.Command("unshare", "-m", "sh", "-c", prologue+script)
 	cmd.Env = append(os.Environ(), asCommand+"=1", "PATH="+bin+":"+os.Getenv("PATH"), "T="+t.TempDir())

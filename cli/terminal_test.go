@@ -71,6 +71,7 @@ func (term *terminal) shows(parts ...string) time.Duration {
 // TestTop drives the live view in a real terminal. What it took is logged; more connections: -topflows 200000.
 func TestTop(t *testing.T) {
 	ns := netnstest.New(t)
+	ns.Run("conntrack", "-C") // loads the modules
 	ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
 	file := t.TempDir() + "/table"
 	var b strings.Builder

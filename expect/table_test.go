@@ -22,7 +22,10 @@ func ends(src, dst string) helpers.Tuple {
 // TestTable makes, lists, changes and deletes expectations, beside conntrack(8).
 func TestTable(t *testing.T) {
 	var failed error
-	netnstest.New(t).Do(func() { failed = testTable(t) })
+	ns := netnstest.New(t)
+	ns.Run("conntrack", "-C")                           // loads the modules
+	ns.Sysctl("net.netfilter.nf_conntrack_events", "1") // also of masters that began before somebody watched
+	ns.Do(func() { failed = testTable(t) })
 	if failed != nil {
 		t.Fatal(failed)
 	}

@@ -34,8 +34,13 @@ type Watcher struct {
 }
 
 // Watch begins to watch the table of the calling thread's network namespace: what happens from then on is told. The kernel
-// tells of expectations that begin or are taken out, not of those that are used or end by time.
+// tells of expectations that begin or are taken out, not of those that are used or end by time; with
+// nf_conntrack_events=2, its default, only if somebody watched when the master began. flows.ErrOff: it tells nothing.
 func Watch(o Watching) (*Watcher, error) {
+	if s, err := flows.ReadSettings(); err == nil && s.Events == 0 {
+		off := &flows.Off{What: "events are off", Sysctl: "net.netfilter.nf_conntrack_events=1"}
+		return nil, &flows.Error{Op: "watch expectations", Reason: off}
+	}
 	t, err := Open()
 	if err != nil {
 		return nil, err

@@ -132,16 +132,8 @@ func xmlPorts(b []byte, protocol uint8, t *helpers.Tuple) []byte {
 	return b
 }
 
-// xmlState is the state that conntrack shows: it takes TCP's words for SCTP's numbers too.
-func xmlState(f *flows.Flow) string {
-	switch f.Transport {
-	case unix.IPPROTO_SCTP:
-		return names.State(uint8(helpers.TCP), f.State)
-	case unix.IPPROTO_DCCP:
-		return names.State(uint8(f.Transport), f.State)
-	}
-	return names.State(uint8(helpers.TCP), f.State)
-}
+// xmlState is the state that conntrack -o xml shows: it takes TCP's words for the numbers of SCTP and DCCP too.
+func xmlState(f *flows.Flow) string { return names.State(uint8(helpers.TCP), f.State) }
 
 func (p *Printer) xmlLabels(b []byte, f *flows.Flow) []byte {
 	b = append(b, "<labels>"...)
