@@ -192,7 +192,7 @@ func FuzzParse(f *testing.F) {
 			if len(e.Function) > len(b) {
 				t.Errorf("read more than there is: %+v", e)
 			}
-			e.Master, e.Mask = e.Tuple, e.Tuple
+			e.Master, e.Mask, e.Helper, e.ID = e.Tuple, e.Tuple, "", 0 // these two are not written
 			if e.NATTuple = (Tuple{}); e.NAT {
 				e.NATTuple = e.Tuple
 			}
