@@ -20,10 +20,12 @@ const module = "github.com/cthelperd/cthelperd"
 // held to the row helpers/*.
 var allowed = map[string][]string{
 	"helpers":            {},
-	"helpers/*":          {"helpers"},
+	"helpers/*":          {"helpers", "helpers/freelist", "helpers/snapshot"},
+	"helpers/freelist":   {},
+	"helpers/snapshot":   {},
 	"helpers/helpertest": {"helpers"},
 
-	"helpers/h323":          {"helpers", "helpers/h323/wire"},
+	"helpers/h323":          {"helpers", "helpers/freelist", "helpers/snapshot", "helpers/h323/wire"},
 	"helpers/h323/wire":     {},
 	"helpers/h323/h323test": {"helpers/h323/wire"},
 

@@ -42,7 +42,7 @@ func TestDesks(t *testing.T) {
 			t.Fatal("an idle session has a desk")
 		}
 	}
-	if n := len(shared.free); n == 0 || n > maxFree {
+	if n := shared.free.Len(); n == 0 || n > maxFree {
 		t.Errorf("%d desks are kept, at most %d are wanted", n, maxFree)
 	}
 }

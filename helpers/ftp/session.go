@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/freelist"
 )
 
 const (
@@ -98,41 +98,26 @@ func (s *session) tidy() {
 	if !slices.ContainsFunc(s.queue, func(c command) bool { return c.name > 0 }) {
 		d.names, d.parts = d.names[:0], d.parts[:0]
 		s.desk = &d.all.none
-		d.all.giveBack(d)
+		d.all.free.Give(d)
 	}
 }
 
-// desks are those that no session needs: an announcement must not cost an allocation, an idle session no memory.
+// desks are those that no session needs.
 type desks struct {
-	none desk       // stands for no desk: a session then needs no other pointer to what all share
-	mu   sync.Mutex // sessions of several engines share them
-	free []*desk
+	none desk // stands for no desk: a session then needs no other pointer to what all share
+	free freelist.List[desk]
 }
 
 func newDesks() *desks {
-	all := &desks{}
+	all := &desks{free: freelist.List[desk]{Most: maxFree}}
 	all.none.all = all
 	return all
 }
 
 func (all *desks) take() *desk {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	n := len(all.free)
-	if n == 0 {
-		return &desk{all: all}
-	}
-	d := all.free[n-1]
-	all.free = all.free[:n-1]
+	d := all.free.Take()
+	d.all = all
 	return d
-}
-
-func (all *desks) giveBack(d *desk) {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if len(all.free) < maxFree {
-		all.free = append(all.free, d)
-	}
 }
 
 // first is what Inspect returns.

@@ -4,20 +4,19 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"sync"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/freelist"
 	"github.com/cthelperd/cthelperd/helpers/h323/wire"
 )
 
 // shared is what the sessions of a protocol have in common.
 type shared struct {
 	options Options
-	mu      sync.Mutex // sessions of several engines share it
-	free    []*desk
+	desks   freelist.List[desk]
 }
 
-// maxFree bounds the desks that wait for a session: a flood must not leave its memory behind.
+// maxFree bounds the desks that wait for a session.
 const maxFree = 64
 
 // desk is what a session needs for a call of Inspect, and until the Rewrite behind it: an announcement must not cost an
@@ -41,7 +40,7 @@ func (in *inspection) end(d **desk) error {
 	err := in.first
 	in.seg, in.out, in.first = nil, nil, nil
 	if len(in.desk.sites) == 0 {
-		in.all.giveBack(in.desk)
+		in.all.desks.Give(in.desk)
 		*d = nil
 	}
 	return err
@@ -52,26 +51,6 @@ type site struct {
 	off    int
 	addr   netip.AddrPort
 	expect int // index in Result.Expect; -1: it is not announced
-}
-
-func (all *shared) take() *desk {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	n := len(all.free)
-	if n == 0 {
-		return &desk{}
-	}
-	d := all.free[n-1]
-	all.free = all.free[:n-1]
-	return d
-}
-
-func (all *shared) giveBack(d *desk) {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if len(all.free) < maxFree {
-		all.free = append(all.free, d)
-	}
 }
 
 // inspection is one call of Inspect, whatever the session.

@@ -55,7 +55,7 @@ func (s *frames) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.
 func (s *frames) inspect(seg *helpers.Segment, out *helpers.Result,
 	message func(in *inspection, base int, payload []byte) bool) error {
 	if s.desk == nil {
-		s.desk = s.all.take()
+		s.desk = s.all.desks.Take()
 	}
 	in := s.desk.begin(s.all, seg, out)
 	m := &s.dirs[seg.Dir]

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/freelist"
 )
 
 // Ports of H.225.0, appendix IV.
@@ -87,7 +88,7 @@ func Protocol() helpers.Protocol {
 			if err := o.check(); err != nil {
 				return nil, err
 			}
-			shared := &shared{options: o}
+			shared := &shared{options: o, desks: freelist.List[desk]{Most: maxFree}}
 			return []helpers.Helper{shared.ras(), shared.signalling(), shared.control()}, nil
 		},
 	}

@@ -76,7 +76,7 @@ func (s *ras) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edi
 // Inspect implements helpers.Session.
 func (s *ras) Inspect(seg *helpers.Segment, out *helpers.Result) error {
 	if s.desk == nil {
-		s.desk = s.all.take()
+		s.desk = s.all.desks.Take()
 	}
 	in := s.desk.begin(s.all, seg, out)
 	out.Consumed = len(seg.Data)

@@ -40,7 +40,7 @@ func (s *session) Steps() int { return s.steps }
 // Inspect implements helpers.Session.
 func (s *session) Inspect(seg *helpers.Segment, out *helpers.Result) error {
 	if s.desk == nil {
-		s.desk = s.all.take()
+		s.desk = s.all.desks.Take()
 	} else {
 		s.desk.tidy() // nobody asked for a Rewrite
 	}

@@ -6,10 +6,10 @@ package sip
 import (
 	"fmt"
 	"hash/maphash"
-	"sync"
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/freelist"
 )
 
 const (
@@ -90,7 +90,7 @@ func Protocol() helpers.Protocol {
 			if err := o.check(); err != nil {
 				return nil, err
 			}
-			all := &shared{Options: o, seed: maphash.MakeSeed()}
+			all := &shared{Options: o, seed: maphash.MakeSeed(), desks: freelist.List[desk]{Most: maxFree}}
 			h := helpers.Helper{
 				Name:  name,
 				Ports: []uint16{signalPort},
@@ -115,10 +115,8 @@ func Protocol() helpers.Protocol {
 // shared is what the sessions of both helpers have in common.
 type shared struct {
 	Options
-	seed maphash.Seed // of tables: nobody outside can choose Call-IDs that collide
-
-	mu   sync.Mutex // sessions of several engines share the desks
-	free []*desk
+	seed  maphash.Seed // of tables: nobody outside can choose Call-IDs that collide
+	desks freelist.List[desk]
 }
 
 // desk is what a session needs during a call, and under NAT until Rewrite: an idle session has none.
@@ -133,29 +131,13 @@ const (
 	maxSpare = 4  // messages that a waiting desk keeps
 )
 
-func (all *shared) take() *desk {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	n := len(all.free)
-	if n == 0 {
-		return &desk{}
-	}
-	d := all.free[n-1]
-	all.free = all.free[:n-1]
-	return d
-}
-
 func (all *shared) giveBack(d *desk) {
 	d.tidy()
 	if len(d.spare) > maxSpare {
 		clear(d.spare[maxSpare:])
 		d.spare = d.spare[:maxSpare]
 	}
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if len(all.free) < maxFree {
-		all.free = append(all.free, d)
-	}
+	all.desks.Give(d)
 }
 
 // tidy clears the desk for the next call.
