@@ -2,25 +2,22 @@ package ftp
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/snapshot"
 )
 
 // version is the first byte of a snapshot.
 const version = 1
 
-var errState = errors.New("ftp: damaged state")
-
 // AppendBinary implements helpers.Snapshotter: version, flags, both directions, queue, groups, checksum.
 func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	start := len(b)
-	b = append(b, version, byte(s.greet), flags(s.blind, s.loose, s.epsvAll, s.toldTLS))
+	b = append(b, version, byte(s.greet), snapshot.Flags(s.blind, s.loose, s.epsvAll, s.toldTLS))
 	for _, d := range s.dirs {
-		b = append(b, byte(d.mode), flags(d.long, d.joined, d.torn, d.begun, d.early))
+		b = append(b, byte(d.mode), snapshot.Flags(d.long, d.joined, d.torn, d.begun, d.early))
 		b = binary.AppendUvarint(b, uint64(d.known))
 		b = binary.AppendUvarint(b, uint64(d.scanned))
 	}
@@ -36,76 +33,59 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	for _, c := range s.queue {
 		b = append(b, byte(c.kind))
 		b = binary.AppendUvarint(b, uint64(c.group))
-		b = appendBytes(b, s.desk.text(c.name))
-		b = appendBytes(b, []byte(c.how.String()))
+		b = snapshot.AppendBytes(b, s.desk.text(c.name))
+		b = snapshot.AppendBytes(b, []byte(c.how.String()))
 	}
 	b = binary.AppendUvarint(b, uint64(len(books.groups)))
 	for _, g := range books.groups {
 		b = binary.AppendUvarint(b, uint64(g.id))
-		b = append(b, byte(g.owner()), flags(g.is&accepted != 0))
+		b = append(b, byte(g.owner()), snapshot.Flags(g.is&accepted != 0))
 		b = binary.AppendUvarint(b, uint64(g.asks))
 		to, err := g.to().MarshalBinary()
 		if err != nil {
 			return nil, err
 		}
-		b = appendBytes(b, to)
+		b = snapshot.AppendBytes(b, to)
 	}
-	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:])), nil
+	return snapshot.Seal(b, start), nil
 }
-
-func flags(bits ...bool) (f byte) {
-	for i, b := range bits {
-		if b {
-			f |= 1 << i
-		}
-	}
-	return f
-}
-
-func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
 
 // restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
 func restore(state []byte, shared *desks) (helpers.Session, error) {
-	body := len(state) - 4
-	if body >= 0 && state[0] != version {
-		return nil, fmt.Errorf("ftp: state of version %d, this is %d", state[0], version)
+	r, err := snapshot.Open(state, version)
+	if err != nil {
+		return nil, fmt.Errorf("ftp: %w", err)
 	}
-	if body < 1 || crc32.ChecksumIEEE(state[:body]) != binary.BigEndian.Uint32(state[body:]) {
-		return nil, errState
-	}
-	r := reader{b: state[1:body]}
 	s := newSession(shared)
-	s.greet = greeting(r.number(uint64(greeted)))
-	r.flags(&s.blind, &s.loose, &s.epsvAll, &s.toldTLS)
+	s.greet = greeting(r.Number(uint64(greeted)))
+	r.Flags(&s.blind, &s.loose, &s.epsvAll, &s.toldTLS)
 	for i := range s.dirs {
 		d := &s.dirs[i]
-		d.mode = mode(r.number(uint64(foreign)))
-		r.flags(&d.long, &d.joined, &d.torn, &d.begun, &d.early)
-		d.known = uint8(r.number(maxOutstanding))
-		d.scanned = uint16(r.number(maxLine))
+		d.mode = mode(r.Number(uint64(foreign)))
+		r.Flags(&d.long, &d.joined, &d.torn, &d.begun, &d.early)
+		d.known = uint8(r.Number(maxOutstanding))
+		d.scanned = uint16(r.Number(maxLine))
 	}
-	s.multi = uint16(r.number(699))
-	s.overflow = uint32(r.number(1<<32 - 1))
+	s.multi = uint16(r.Number(699))
+	s.overflow = uint32(r.Number(1<<32 - 1))
 	var books books
-	id := func() groupID { return groupID(r.number(1<<32 - 1)) }
+	id := func() groupID { return groupID(r.Number(1<<32 - 1)) }
 	books.last, books.effect = id(), id()
-	for range r.number(maxOutstanding) {
-		c := command{kind: kind(r.number(uint64(kinds - 1))), group: id()}
-		if name := r.bytes(maxNote); len(name) > 0 {
+	for range r.Number(maxOutstanding) {
+		c := command{kind: kind(r.Number(uint64(kinds - 1))), group: id()}
+		if name := r.Bytes(maxNote); len(name) > 0 {
 			c.name = s.work().add(func(b []byte) []byte { return append(b, name...) })
 		}
-		c.how = mechanismOf(r.bytes(maxVerb))
+		c.how = mechanismOf(r.Bytes(maxVerb))
 		s.queue = append(s.queue, c)
 	}
-	for range r.number(maxGroups) {
-		name, owner := id(), helpers.Dir(r.number(1))
+	for range r.Number(maxGroups) {
+		name, owner := id(), helpers.Dir(r.Number(1))
 		var agreed bool
-		r.flags(&agreed)
-		asks := uint8(r.number(maxOutstanding))
+		r.Flags(&agreed)
+		asks := uint8(r.Number(maxOutstanding))
 		var to netip.AddrPort
-		if to.UnmarshalBinary(r.bytes(64)) != nil {
-			r.bad = true
-		}
+		r.Check(to.UnmarshalBinary(r.Bytes(64)) == nil)
 		g := newGroup(name, owner, to)
 		g.asks = asks
 		if agreed {
@@ -116,45 +96,10 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 	if books.last > 0 || len(books.groups) > 0 {
 		s.books = &books
 	}
-	if reply := s.dirs[helpers.Reply]; reply.begun && int(reply.known) > len(s.queue) {
-		r.bad = true
-	}
-	if r.bad || len(r.b) > 0 {
-		return nil, errState
+	reply := &s.dirs[helpers.Reply]
+	r.Check(!reply.begun || int(reply.known) <= len(s.queue))
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("ftp: %w", err)
 	}
 	return s, nil
-}
-
-// reader reads a snapshot; after the first damage it gives zeroes.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) number(most uint64) uint64 {
-	v, n := binary.Uvarint(r.b)
-	if r.bad || n <= 0 || v > most {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) bytes(most uint64) []byte {
-	n := r.number(min(most, uint64(len(r.b))))
-	if n > uint64(len(r.b)) {
-		r.bad = true
-		return nil
-	}
-	v := r.b[:n]
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) flags(bits ...*bool) {
-	f := r.number(1<<len(bits) - 1)
-	for i, b := range bits {
-		*b = f>>i&1 == 1
-	}
 }

@@ -2,35 +2,31 @@ package h323
 
 import (
 	"encoding/binary"
-	"errors"
-	"hash/crc32"
+	"fmt"
 	"math"
 	"net/netip"
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/h323/wire"
+	"github.com/cthelperd/cthelperd/helpers/snapshot"
 )
 
 // version is the first byte of a snapshot.
 const version = 1
 
-var errState = errors.New("h323: damaged state")
-
-// sealed appends a checksum of what was written since start.
-func sealed(b []byte, start int) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:]))
-}
-
 // AppendBinary implements helpers.Snapshotter.
 func (s *control) AppendBinary(b []byte) ([]byte, error) {
 	start := len(b)
 	b = s.frames.append(append(b, version))
-	return sealed(s.book.append(b), start), nil
+	return snapshot.Seal(s.book.append(b), start), nil
 }
 
-func (all *shared) restoreControl(state []byte) (helpers.Session, error) {
+func (all *shared) restoreControl(b []byte) (helpers.Session, error) {
 	s := &control{frames: frames{all: all}}
-	r := unseal(state)
+	r, err := open(b)
+	if err != nil {
+		return nil, err
+	}
 	s.frames.read(r)
 	s.book.read(r)
 	return s, r.end()
@@ -46,20 +42,23 @@ func (s *signalling) AppendBinary(b []byte) ([]byte, error) {
 		c := &s.calls[i]
 		b = binary.AppendUvarint(b, c.id)
 		b = binary.AppendUvarint(b, uint64(c.reference))
-		b = append(b, byte(c.caller), flags(c.announced, c.offered, c.answered))
+		b = append(b, byte(c.caller), snapshot.Flags(c.announced, c.offered, c.answered))
 		b = c.book.append(b)
 	}
-	return sealed(b, start), nil
+	return snapshot.Seal(b, start), nil
 }
 
-func (all *shared) restoreSignalling(state []byte) (helpers.Session, error) {
+func (all *shared) restoreSignalling(b []byte) (helpers.Session, error) {
 	s := &signalling{frames: frames{all: all}}
-	r := unseal(state)
+	r, err := open(b)
+	if err != nil {
+		return nil, err
+	}
 	s.frames.read(r)
-	s.last = uint32(r.number(1<<partBits - 1))
-	for range r.number(maxConnectionCalls) {
-		c := call{id: r.number(math.MaxUint64), reference: uint16(r.number(math.MaxUint16)), caller: r.dir()}
-		r.flags(&c.announced, &c.offered, &c.answered)
+	s.last = uint32(r.Number(1<<partBits - 1))
+	for range r.Number(maxConnectionCalls) {
+		c := call{id: r.Number(math.MaxUint64), reference: uint16(r.Number(math.MaxUint16)), caller: r.dir()}
+		r.Flags(&c.announced, &c.offered, &c.answered)
 		c.book.read(r)
 		s.calls = append(s.calls, c)
 	}
@@ -75,7 +74,7 @@ func (s *ras) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(s.requests)))
 	for i := range s.requests {
 		r := &s.requests[i]
-		b = append(b, byte(r.kind), flags(r.announced))
+		b = append(b, byte(r.kind), snapshot.Flags(r.announced))
 		b = appendHost(b, r.from)
 		for _, n := range []uint64{uint64(r.sequence), uint64(r.reference), uint64(r.group)} {
 			b = binary.AppendUvarint(b, n)
@@ -85,50 +84,53 @@ func (s *ras) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(s.registrations)))
 	for i := range s.registrations {
 		r := &s.registrations[i]
-		b = append(b, byte(r.transport), flags(r.renewal, r.confirmed))
+		b = append(b, byte(r.transport), snapshot.Flags(r.renewal, r.confirmed))
 		b = appendHost(appendHost(b, r.owner), r.leaves)
 		b = appendEnd(b, r.end)
 		for _, n := range []uint64{uint64(r.group), uint64(r.sequence), uint64(r.ttl)} {
 			b = binary.AppendUvarint(b, n)
 		}
 	}
-	return sealed(b, start), nil
+	return snapshot.Seal(b, start), nil
 }
 
-func (all *shared) restoreRAS(state []byte) (helpers.Session, error) {
+func (all *shared) restoreRAS(b []byte) (helpers.Session, error) {
 	s := &ras{all: all}
-	r := unseal(state)
+	r, err := open(b)
+	if err != nil {
+		return nil, err
+	}
 	s.hosts = [2]netip.Addr{r.host(), r.host()}
-	s.last = uint32(r.number(1<<partBits - 1))
-	for range r.number(maxRequests) {
-		q := request{kind: wire.Kind(r.number(math.MaxUint8))}
-		r.flags(&q.announced)
+	s.last = uint32(r.Number(1<<partBits - 1))
+	for range r.Number(maxRequests) {
+		q := request{kind: wire.Kind(r.Number(math.MaxUint8))}
+		r.Flags(&q.announced)
 		q.from = r.host()
-		q.sequence, q.reference = uint16(r.number(math.MaxUint16)), uint16(r.number(math.MaxUint16))
-		q.group = uint32(r.number(1<<partBits - 1))
-		copy(q.call[:], r.bytes(len(q.call)))
+		q.sequence, q.reference = uint16(r.Number(math.MaxUint16)), uint16(r.Number(math.MaxUint16))
+		q.group = uint32(r.Number(1<<partBits - 1))
+		copy(q.call[:], r.Take(len(q.call)))
 		s.requests = append(s.requests, q)
 	}
-	for range r.number(maxRegistrations) {
+	for range r.Number(maxRegistrations) {
 		g := registration{transport: r.transport()}
-		r.flags(&g.renewal, &g.confirmed)
+		r.Flags(&g.renewal, &g.confirmed)
 		g.owner, g.leaves, g.end = r.host(), r.host(), r.endPoint()
-		g.group, g.sequence = uint32(r.number(1<<partBits-1)), uint16(r.number(math.MaxUint16))
-		g.ttl = uint32(r.number(math.MaxUint32))
+		g.group, g.sequence = uint32(r.Number(1<<partBits-1)), uint16(r.Number(math.MaxUint16))
+		g.ttl = uint32(r.Number(math.MaxUint32))
 		s.registrations = append(s.registrations, g)
 	}
 	return s, r.end()
 }
 
 func (s *frames) append(b []byte) []byte {
-	return append(b, byte(s.dirs[0]), byte(s.dirs[1]), flags(s.blind))
+	return append(b, byte(s.dirs[0]), byte(s.dirs[1]), snapshot.Flags(s.blind))
 }
 
-func (s *frames) read(r *state) {
+func (s *frames) read(r state) {
 	for i := range s.dirs {
-		s.dirs[i] = mode(r.number(uint64(mute)))
+		s.dirs[i] = mode(r.Number(uint64(mute)))
 	}
-	r.flags(&s.blind)
+	r.Flags(&s.blind)
 }
 
 func (b *book) append(to []byte) []byte {
@@ -142,36 +144,27 @@ func (b *book) append(to []byte) []byte {
 	to = binary.AppendUvarint(to, uint64(len(b.odd)))
 	for i := range b.odd {
 		o := &b.odd[i]
-		to = append(appendHost(o.by.append(to), o.from), flags(o.reliable))
+		to = append(appendHost(o.by.append(to), o.from), snapshot.Flags(o.reliable))
 	}
 	return to
 }
 
-func (b *book) read(r *state) {
-	b.last = uint32(r.number(1<<partBits - 1))
-	for range r.number(maxUses) {
+func (b *book) read(r state) {
+	b.last = uint32(r.Number(1<<partBits - 1))
+	for range r.Number(maxUses) {
 		u := use{by: r.channel(), owner: r.dir(), transport: r.transport(), end: r.endPoint()}
-		u.part = uint32(r.number(1<<partBits - 1))
+		u.part = uint32(r.Number(1<<partBits - 1))
 		b.uses = append(b.uses, u)
 	}
-	for range r.number(maxOdd) {
+	for range r.Number(maxOdd) {
 		o := opened{by: r.channel(), from: r.host()}
-		r.flags(&o.reliable)
+		r.Flags(&o.reliable)
 		b.odd = append(b.odd, o)
 	}
 }
 
 func (c channel) append(b []byte) []byte {
 	return binary.AppendUvarint(append(b, byte(c.opener), byte(c.kind)), uint64(c.number))
-}
-
-func flags(set ...bool) (b byte) {
-	for i, f := range set {
-		if f {
-			b |= 1 << i
-		}
-	}
-	return b
 }
 
 // appendHost appends the length of an address, 0 if there is none, and its bytes.
@@ -187,81 +180,50 @@ func appendEnd(b []byte, a netip.AddrPort) []byte {
 }
 
 // state reads a snapshot.
-type state struct {
-	rest []byte
-	bad  bool
-}
+type state struct{ *snapshot.Reader }
 
-// unseal checks version and checksum.
-func unseal(b []byte) *state {
-	const sum = 4
-	n := len(b) - sum
-	if n < 1 || b[0] != version || crc32.ChecksumIEEE(b[:n]) != binary.BigEndian.Uint32(b[n:]) {
-		return &state{bad: true}
+func open(b []byte) (state, error) {
+	r, err := snapshot.Open(b, version)
+	if err != nil {
+		err = fmt.Errorf("h323: %w", err)
 	}
-	return &state{rest: b[1:n]}
+	return state{r}, err
 }
 
 // end is the error of all that was read.
-func (r *state) end() error {
-	if r.bad || len(r.rest) > 0 {
-		return errState
+func (r state) end() error {
+	if err := r.End(); err != nil {
+		return fmt.Errorf("h323: %w", err)
 	}
 	return nil
 }
 
-func (r *state) bytes(n int) []byte {
-	if r.bad = r.bad || n > len(r.rest); r.bad {
-		return nil
-	}
-	b := r.rest[:n]
-	r.rest = r.rest[n:]
-	return b
-}
+func (r state) dir() helpers.Dir { return helpers.Dir(r.Number(uint64(helpers.Reply))) }
 
-// number is at most most.
-func (r *state) number(most uint64) uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if r.bad = r.bad || n <= 0 || v > most; r.bad {
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *state) flags(set ...*bool) {
-	f := r.number(1<<len(set) - 1)
-	for i, b := range set {
-		*b = f&(1<<i) != 0
-	}
-}
-
-func (r *state) dir() helpers.Dir { return helpers.Dir(r.number(uint64(helpers.Reply))) }
-
-func (r *state) transport() helpers.Transport {
-	t := helpers.Transport(r.number(math.MaxUint8))
-	r.bad = r.bad || t != helpers.TCP && t != helpers.UDP
+func (r state) transport() helpers.Transport {
+	t := helpers.Transport(r.Number(math.MaxUint8))
+	r.Check(t == helpers.TCP || t == helpers.UDP)
 	return t
 }
 
-func (r *state) channel() channel {
-	return channel{r.dir(), channelKind(r.number(uint64(common))), uint16(r.number(math.MaxUint16))}
+func (r state) channel() channel {
+	return channel{r.dir(), channelKind(r.Number(uint64(common))), uint16(r.Number(math.MaxUint16))}
 }
 
-func (r *state) host() netip.Addr {
-	n := r.number(16)
+func (r state) host() netip.Addr {
+	n := r.Number(16)
 	if n == 0 {
 		return netip.Addr{}
 	}
-	a, ok := netip.AddrFromSlice(r.bytes(int(n)))
-	r.bad = r.bad || !ok
+	a, ok := netip.AddrFromSlice(r.Take(int(n)))
+	r.Check(ok)
 	return a
 }
 
-func (r *state) endPoint() netip.AddrPort {
+func (r state) endPoint() netip.AddrPort {
 	a := r.host()
-	b := r.bytes(2)
-	if r.bad {
+	b := r.Take(2)
+	if r.Bad() {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b))

@@ -2,19 +2,16 @@ package sip
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"slices"
 
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/snapshot"
 )
 
 // version is the first byte of a snapshot.
 const version = 1
-
-var errState = errors.New("sip: damaged state")
 
 // AppendBinary implements helpers.Snapshotter: version, names, flows, calls from the oldest to the newest, checksum.
 func (s *session) AppendBinary(b []byte) ([]byte, error) {
@@ -41,7 +38,7 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 	for _, n := range s.table.inOrder() {
 		w.call(&s.table.entries[n])
 	}
-	return binary.BigEndian.AppendUint32(w.b, crc32.ChecksumIEEE(w.b[start:])), nil
+	return snapshot.Seal(w.b, start), nil
 }
 
 type writer struct{ b []byte }
@@ -51,20 +48,9 @@ func (w *writer) number(v uint64) { w.b = binary.AppendUvarint(w.b, v) }
 // signed writes a number that may be -1.
 func (w *writer) signed(v int32) { w.number(uint64(v) + 1) }
 
-func (w *writer) bytes(v []byte) {
-	w.number(uint64(len(v)))
-	w.b = append(w.b, v...)
-}
+func (w *writer) bytes(v []byte) { w.b = snapshot.AppendBytes(w.b, v) }
 
-func (w *writer) flags(bits ...bool) {
-	f := byte(0)
-	for i, b := range bits {
-		if b {
-			f |= 1 << i
-		}
-	}
-	w.b = append(w.b, f)
-}
+func (w *writer) flags(bits ...bool) { w.b = append(w.b, snapshot.Flags(bits...)) }
 
 func (w *writer) call(c *call) {
 	w.bytes(c.key.callID)
@@ -113,136 +99,101 @@ func (w *writer) part(p *part) {
 
 // restore makes the session that wrote state. Whatever state is, the session keeps its bounds.
 func restore(state []byte, all *shared) (helpers.Session, error) {
-	body := len(state) - 4
-	if body >= 0 && state[0] != version {
-		return nil, fmt.Errorf("sip: state of version %d, this is %d", state[0], version)
-	}
-	if body < 1 || crc32.ChecksumIEEE(state[:body]) != binary.BigEndian.Uint32(state[body:]) {
-		return nil, errState
+	opened, err := snapshot.Open(state, version)
+	if err != nil {
+		return nil, fmt.Errorf("sip: %w", err)
 	}
 	const any64 = 1<<64 - 1
-	r := reader{b: state[1:body]}
+	r := reader{opened}
 	s := newSession(all)
-	s.last = r.number(any64)
+	s.last = r.Number(any64)
 	for i := range s.names {
-		s.names[i].via, s.names[i].contact = known(r.number(uint64(outside))), known(r.number(uint64(outside)))
-		s.names[i].port, s.names[i].at = uint16(r.number(1<<16-1)), uint16(r.number(1<<16-1))
+		s.names[i].via, s.names[i].contact = known(r.Number(uint64(outside))), known(r.Number(uint64(outside)))
+		s.names[i].port, s.names[i].at = uint16(r.Number(1<<16-1)), uint16(r.Number(1<<16-1))
 	}
-	for range r.number(uint64(len(state))) {
-		id, f := helpers.FlowID(r.number(any64)), &flow{}
+	for range r.Number(uint64(len(state))) {
+		id, f := helpers.FlowID(r.Number(any64)), &flow{}
 		for i := range f {
 			d := &f[i]
-			d.mode = mode(r.number(uint64(foreign)))
-			d.scanned = uint32(r.number(maxHead))
-			d.need = uint32(r.number(uint64(maxHead + all.Body)))
-			r.flags(&d.judged, &d.long, &d.spoke)
+			d.mode = mode(r.Number(uint64(foreign)))
+			d.scanned = uint32(r.Number(maxHead))
+			d.need = uint32(r.Number(uint64(maxHead + all.Body)))
+			r.Flags(&d.judged, &d.long, &d.spoke)
 		}
-		if r.bad {
+		if r.Bad() {
 			break
 		}
 		s.flows[id] = f
 	}
-	for range r.number(uint64(all.Calls)) {
-		if r.call(s); r.bad {
+	for range r.Number(uint64(all.Calls)) {
+		if r.call(s); r.Bad() {
 			break
 		}
 	}
-	if r.bad || len(r.b) > 0 {
-		return nil, errState
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("sip: %w", err)
 	}
 	return s, nil
 }
 
-// reader reads a snapshot; after the first damage it gives zeroes.
-type reader struct {
-	b   []byte
-	bad bool
-}
+// reader reads a snapshot.
+type reader struct{ *snapshot.Reader }
 
-func (r *reader) number(most uint64) uint64 {
-	v, n := binary.Uvarint(r.b)
-	if r.bad || n <= 0 || v > most {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
+func (r reader) signed() int32 { return int32(r.Number(1<<31)) - 1 }
 
-func (r *reader) signed() int32 { return int32(r.number(1<<31)) - 1 }
-
-func (r *reader) bytes(most uint64) []byte {
-	n := r.number(min(most, uint64(len(r.b))))
-	if n > uint64(len(r.b)) {
-		r.bad = true
-		return nil
-	}
-	v := r.b[:n]
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) flags(bits ...*bool) {
-	f := r.number(1<<len(bits) - 1)
-	for i, b := range bits {
-		*b = f>>i&1 == 1
-	}
-}
-
-func (r *reader) call(s *session) {
+func (r reader) call(s *session) {
 	const any64, any32, any16 = 1<<64 - 1, 1<<32 - 1, 1<<16 - 1
 	var k key
 	var second, clears bool
 	var offered [2]bool
-	k.callID, k.tag = r.bytes(maxCallID), r.number(any64)
-	r.flags(&second, &k.register, &offered[0], &offered[1], &clears)
+	k.callID, k.tag = r.Bytes(maxCallID), r.Number(any64)
+	r.Flags(&second, &k.register, &offered[0], &offered[1], &clears)
 	if second {
 		k.caller = 1
 	}
-	if r.bad || s.table.find(s.all.seed, &k) != nil {
-		r.bad = true
+	if r.Check(s.table.find(s.all.seed, &k) == nil); r.Bad() {
 		return
 	}
 	c := s.table.add(s.all.seed, &k)
 	c.offered, c.clears = offered, clears
-	c.id, c.lastID = r.number(any64), uint16(r.number(any16))
-	c.cseq, c.expires = uint32(r.number(any32)), r.signed()
+	c.id, c.lastID = r.Number(any64), uint16(r.Number(any16))
+	c.cseq, c.expires = uint32(r.Number(any32)), r.signed()
 	for i := range c.open {
-		c.open[i] = transaction{r.number(any64), uint32(r.number(any32))}
+		c.open[i] = transaction{r.Number(any64), uint32(r.Number(any32))}
 	}
 	for i := range c.asked {
 		q, x := &c.asked[i], &c.latest[i]
-		q.invite, q.other = uint32(r.number(any32)), uint32(r.number(any32))
-		r.flags(&q.inviteSDP, &q.otherSDP, &q.answers, &x.answer)
-		x.method, x.cseq = method(r.number(uint64(update))), uint32(r.number(any32))
-		c.generation[i] = uint16(r.number(any16))
+		q.invite, q.other = uint32(r.Number(any32)), uint32(r.Number(any32))
+		r.Flags(&q.inviteSDP, &q.otherSDP, &q.answers, &x.answer)
+		x.method, x.cseq = method(r.Number(uint64(update))), uint32(r.Number(any32))
+		c.generation[i] = uint16(r.Number(any16))
 	}
-	for range r.number(maxDialogs) {
-		d := dialog{tag: r.number(any64)}
-		r.flags(&d.confirmed)
+	for range r.Number(maxDialogs) {
+		d := dialog{tag: r.Number(any64)}
+		r.Flags(&d.confirmed)
 		c.dialogs = append(c.dialogs, d)
 	}
 	most := uint64(maxParts)
 	if k.register {
 		most = maxContacts
 	}
-	for range r.number(most) {
+	for range r.Number(most) {
 		c.parts = append(c.parts, r.part())
 	}
 }
 
-func (r *reader) part() (p part) {
+func (r reader) part() (p part) {
 	const any64, any16 = 1<<64 - 1, 1<<16 - 1
-	r.bad = p.to.UnmarshalBinary(r.bytes(64)) != nil || !p.to.IsValid() || p.to.Port() == 0 || r.bad
-	p.transport = helpers.Transport(r.number(255))
-	p.id, p.line, p.role = uint16(r.number(any16)), uint8(r.number(255)), role(r.number(uint64(candidateRole)))
+	r.Check(p.to.UnmarshalBinary(r.Bytes(64)) == nil && p.to.IsValid() && p.to.Port() != 0)
+	p.transport = helpers.Transport(r.Number(255))
+	p.id, p.line, p.role = uint16(r.Number(any16)), uint8(r.Number(255)), role(r.Number(uint64(candidateRole)))
 	var second bool
-	r.flags(&second, &p.quiet, &p.paired, &p.secure)
+	r.Flags(&second, &p.quiet, &p.paired, &p.secure)
 	if second {
 		p.owner = 1
 	}
-	p.of, p.born, p.seen = r.number(any64), uint16(r.number(any16)), uint16(r.number(any16))
+	p.of, p.born, p.seen = r.Number(any64), uint16(r.Number(any16)), uint16(r.Number(any16))
 	p.asked = r.signed()
-	r.bad = r.bad || p.transport != helpers.UDP && p.transport != helpers.TCP
+	r.Check(p.transport == helpers.UDP || p.transport == helpers.TCP)
 	return p
 }
