@@ -39,11 +39,7 @@ func (f *Flow) AppendFormat(dst []byte, o *TextOptions) []byte {
 		dst = append(dst, "[DESTROY] "...)
 	}
 	if o.Layer3 {
-		name := "ipv4"
-		if f.Family() == unix.AF_INET6 {
-			name = "ipv6"
-		}
-		dst = appendNumbered(dst, name, uint64(f.Family()))
+		dst = appendNumbered(dst, FamilyName(f.Orig.Src.Addr()), uint64(f.Family()))
 	}
 	dst = appendNumbered(dst, TransportName(f.Transport), uint64(f.Transport))
 	if f.Has&HasTimeout != 0 {
@@ -190,6 +186,14 @@ func appendNumbered(dst []byte, name string, n uint64) []byte {
 
 func appendNumber(dst []byte, key string, n uint64) []byte {
 	return append(strconv.AppendUint(append(dst, key...), n, 10), ' ')
+}
+
+// FamilyName is conntrack(8)'s name of an address's family.
+func FamilyName(a netip.Addr) string {
+	if a.Is6() {
+		return "ipv6"
+	}
+	return "ipv4"
 }
 
 // TransportName is conntrack(8)'s name of an IP protocol; of most it has none.

@@ -17,11 +17,12 @@ const csvColumns = "family,proto,state,timeout,orig.src,orig.dst,orig.sport,orig
 	"reply.src,reply.dst,reply.sport,reply.dport,reply.packets,reply.bytes,icmp.type,icmp.code,icmp.id,status,mark," +
 	"zone,zonedir,labels,helper,master.src,master.dst,master.sport,master.dport,start,stop,age,id"
 
-func csvHead(events bool) string {
+// csvHead is the first line.
+func csvHead(columns string, events bool) string {
 	if events {
-		return "event,time,lost," + csvColumns + "\n"
+		return "event,time,lost," + columns + "\n"
 	}
-	return csvColumns + "\n"
+	return columns + "\n"
 }
 
 // appendCSV appends a line of RFC 4180.
@@ -29,16 +30,12 @@ func appendCSV(b []byte, e *flows.Event, labels *names.Labels, now time.Time, ev
 	f := &e.Flow
 	c := csvLine(b)
 	if events {
-		c = c.text(e.Kind.String()).text(now.UTC().Format(jsonTime)).number(e.Lost, e.Kind == flows.Overrun)
-		if e.Kind == flows.Overrun || e.Kind == flows.Synced {
-			return append(c[:len(c)-1], strings.Repeat(",", strings.Count(csvColumns, ",")+1)...)
+		var whole bool
+		if c, whole = c.event(e.Kind, e.Lost, now, csvColumns); whole {
+			return c
 		}
 	}
-	family := "ipv4"
-	if f.Orig.Src.Addr().Is6() {
-		family = "ipv6"
-	}
-	c = c.text(family).text(names.Protocol(uint8(f.Transport))).text(where.State(f))
+	c = c.text(flows.FamilyName(f.Orig.Src.Addr())).text(names.Protocol(uint8(f.Transport))).text(where.State(f))
 	c = c.number(uint64(f.Timeout), f.Has&flows.HasTimeout != 0)
 	ports, counters := HasPorts(f), f.Has&flows.HasCounters != 0
 	for d, t := range []*helpers.Tuple{&f.Orig, &f.Reply} {
@@ -50,7 +47,7 @@ func appendCSV(b []byte, e *flows.Event, labels *names.Labels, now time.Time, ev
 	c = c.text(strings.Join(names.Status(uint32(f.Status)), " "))
 	c = c.number(uint64(f.Mark), f.Has&flows.HasMark != 0)
 	c = c.number(uint64(f.Zone), true).text(where.ZoneDir(f))
-	c = c.text(strings.Join(labelNames(f, labels), " ")).text(f.Helper).tuple(&f.Master, f.Master.Src.IsValid())
+	c = c.text(strings.Join(labels.Names(&f.Labels), " ")).text(f.Helper).tuple(&f.Master, f.Master.Src.IsValid())
 	c = c.time(f.Start).time(f.Stop).number(uint64(where.Age(f, now)/time.Second), !f.Start.IsZero())
 	c = c.number(uint64(f.ID), f.Has&flows.HasID != 0)
 	return c[:len(c)-1]
@@ -58,6 +55,15 @@ func appendCSV(b []byte, e *flows.Event, labels *names.Labels, now time.Time, ev
 
 // csvLine is a line in the making; each field ends in a comma.
 type csvLine []byte
+
+// event begins the line of an event; whole: one that is of no entry has nothing in the other columns.
+func (c csvLine) event(kind flows.Kind, lost uint64, now time.Time, columns string) (line csvLine, whole bool) {
+	c = c.text(kind.String()).text(now.UTC().Format(jsonTime)).number(lost, kind == flows.Overrun)
+	if kind != flows.Overrun && kind != flows.Synced {
+		return c, false
+	}
+	return append(c[:len(c)-1], strings.Repeat(",", strings.Count(columns, ",")+1)...), true
+}
 
 func (c csvLine) text(s string) csvLine {
 	if !strings.ContainsAny(s, ",\"\r\n") {

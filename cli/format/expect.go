@@ -30,10 +30,7 @@ func ExpectHead(kind string, events bool) string {
 	case XML:
 		return expectXMLHead
 	case CSV:
-		if events {
-			return "event,time,lost," + expectColumns + "\n"
-		}
-		return expectColumns + "\n"
+		return csvHead(expectColumns, events)
 	case Table:
 		return fmt.Sprintf("%-6s %-24s %-24s %-48s %7s %-12s %s\n", "PROTO", "SOURCE", "DESTINATION", "MASTER", "TIMEOUT", "HELPER", "FLAGS")
 	}
@@ -124,14 +121,7 @@ func ExpectFlags(x *expect.Expectation) string {
 
 func expectXML(b []byte, e *expect.Event) []byte {
 	x := &e.Expectation
-	switch e.Kind {
-	case flows.New, flows.Present:
-		b = append(b, `<flow type="new">`...)
-	case flows.Destroy:
-		b = append(b, `<flow type="destroy">`...)
-	default:
-		b = append(b, "<flow>"...)
-	}
+	b = xmlFlow(b, e.Kind)
 	tuples := []struct {
 		name  string
 		tuple *helpers.Tuple
@@ -209,9 +199,9 @@ func expectCSV(b []byte, e *expect.Event, now time.Time, events bool) []byte {
 	x := &e.Expectation
 	c := csvLine(b)
 	if events {
-		c = c.text(e.Kind.String()).text(now.UTC().Format(jsonTime)).number(e.Lost, e.Kind == flows.Overrun)
-		if e.Kind == flows.Overrun || e.Kind == flows.Synced {
-			return append(c[:len(c)-1], strings.Repeat(",", strings.Count(expectColumns, ",")+1)...)
+		var whole bool
+		if c, whole = c.event(e.Kind, e.Lost, now, expectColumns); whole {
+			return c
 		}
 	}
 	c = c.text(names.Protocol(uint8(x.Transport))).tuple(&x.Tuple, true).tuple(&x.Mask, true)

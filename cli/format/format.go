@@ -145,7 +145,7 @@ func New(w io.Writer, o Options) (*Printer, error) {
 	case XML:
 		p.w.WriteString(xmlHead)
 	case CSV:
-		p.w.WriteString(csvHead(o.Events))
+		p.w.WriteString(csvHead(csvColumns, o.Events))
 	}
 	return p, nil
 }

@@ -35,11 +35,7 @@ const jsonTime = "2006-01-02T15:04:05.000000Z"
 
 // jsonFields appends the members of a flow's object.
 func jsonFields(b []byte, f *flows.Flow, labels *names.Labels, now time.Time) []byte {
-	family := "ipv4"
-	if f.Family() == unix.AF_INET6 {
-		family = "ipv6"
-	}
-	b = jsonText(b, "family", family)
+	b = jsonText(b, "family", flows.FamilyName(f.Orig.Src.Addr()))
 	b = jsonText(b, "proto", names.Protocol(uint8(f.Transport)))
 	b = jsonNumber(b, "protonum", uint64(f.Transport))
 	if f.Has&flows.HasState != 0 {
@@ -78,7 +74,7 @@ func jsonFields(b []byte, f *flows.Flow, labels *names.Labels, now time.Time) []
 		b = jsonText(b, "zonedir", where.ZoneDir(f))
 	}
 	if f.Labels != (flows.Labels{}) {
-		b = jsonList(b, "labels", labelNames(f, labels))
+		b = jsonList(b, "labels", labels.Names(&f.Labels))
 	}
 	if f.Helper != "" {
 		b = jsonText(b, "helper", f.Helper)
@@ -142,15 +138,6 @@ func HasPorts(f *flows.Flow) bool {
 		return true
 	}
 	return false
-}
-
-func labelNames(f *flows.Flow, labels *names.Labels) (list []string) {
-	for n := range 8 * len(f.Labels) {
-		if f.Labels.Has(n) {
-			list = append(list, labels.Name(n))
-		}
-	}
-	return list
 }
 
 // jsonKey begins a member, behind a comma unless it is the first.

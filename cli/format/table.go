@@ -64,7 +64,7 @@ func Columns() []Column {
 		{"mark", "MARK", "", true, 5, flow(func(f *flows.Flow) string { return nonzero(uint64(f.Mark)) })},
 		{"zone", "ZONE", "of both directions, or of the original (o) or reply (r) one", true, 5, flow(zone)},
 		{"labels", "LABELS", "", false, 8, func(e *flows.Event, o *Options, _ time.Time) string {
-			return caret.Plain(strings.Join(labelNames(&e.Flow, o.Names), ","))
+			return caret.Plain(strings.Join(o.Names.Names(&e.Flow.Labels), ","))
 		}},
 		{"helper", "HELPER", "", false, 4, flow(func(f *flows.Flow) string { return caret.Plain(f.Helper) })},
 		{"flags", "FLAGS", "R related, U unreplied, A assured, F fixed timeout, O offloaded, D dying", false, 3, flow(Flags)},

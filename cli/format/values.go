@@ -13,7 +13,7 @@ import (
 func Values(e *flows.Event, labels *names.Labels, now time.Time) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		line := string(appendCSV(nil, e, labels, now, true))
-		for _, name := range strings.Split(strings.TrimSuffix(csvHead(true), "\n"), ",") {
+		for _, name := range strings.Split(strings.TrimSuffix(csvHead(csvColumns, true), "\n"), ",") {
 			value, rest := cutCSV(line)
 			line = rest
 			if value != "" && !yield(name, value) {

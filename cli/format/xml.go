@@ -20,18 +20,10 @@ const (
 // appendXML appends a <flow> of conntrack -o xml.
 func (p *Printer) appendXML(b []byte, e *flows.Event, now time.Time) []byte {
 	f := &e.Flow
-	switch e.Kind {
-	case flows.New, flows.Present:
-		b = append(b, `<flow type="new">`...)
-	case flows.Update:
-		b = append(b, `<flow type="update">`...)
-	case flows.Destroy:
-		b = append(b, `<flow type="destroy">`...)
-	case flows.Overrun, flows.Synced:
+	if e.Kind == flows.Overrun || e.Kind == flows.Synced {
 		return b
-	default:
-		b = append(b, "<flow>"...)
 	}
+	b = xmlFlow(b, e.Kind)
 	b = xmlTuple(b, f, "original", helpers.Original)
 	b = xmlTuple(b, f, "reply", helpers.Reply)
 	b = append(b, `<meta direction="independent">`...)
@@ -76,6 +68,19 @@ func (p *Printer) appendXML(b []byte, e *flows.Event, now time.Time) []byte {
 		b = xmlText(b, "helper", f.Helper)
 	}
 	return append(b, "</flow>"...)
+}
+
+// xmlFlow begins an entry, or what became of it.
+func xmlFlow(b []byte, kind flows.Kind) []byte {
+	switch kind {
+	case flows.New, flows.Present:
+		return append(b, `<flow type="new">`...)
+	case flows.Update:
+		return append(b, `<flow type="update">`...)
+	case flows.Destroy:
+		return append(b, `<flow type="destroy">`...)
+	}
+	return append(b, "<flow>"...)
 }
 
 func xmlTuple(b []byte, f *flows.Flow, name string, d helpers.Dir) []byte {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/cthelperd/cthelperd/flows"
 )
 
 // LabelFile is where the names of connection labels are: lines NUMBER NAME, # begins a comment.
@@ -62,6 +64,16 @@ func (l *Labels) Name(number int) string {
 		return strconv.Itoa(number)
 	}
 	return l.byNumber[number]
+}
+
+// Names are those of the labels that are set.
+func (l *Labels) Names(set *flows.Labels) (list []string) {
+	for n := range 8 * len(set) {
+		if set.Has(n) {
+			list = append(list, l.Name(n))
+		}
+	}
+	return list
 }
 
 // Known says whether a label has a name.

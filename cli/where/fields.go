@@ -76,13 +76,13 @@ func fields() []Field {
 		{"proto", "protocol: tcp, udp, icmp …, or its number in quotes", 0, protocol, func(e *entry) ref.Val {
 			return types.String(names.Protocol(uint8(e.Transport)))
 		}},
-		{"family", "ipv4 or ipv6", 0, family, func(e *entry) ref.Val { return types.String(familyName(e.Flow)) }},
+		{"family", "ipv4 or ipv6", 0, family, func(e *entry) ref.Val { return types.String(flows.FamilyName(e.Orig.Src.Addr())) }},
 		{"state", "state of TCP, SCTP or DCCP: ESTABLISHED …; empty for others", 0, state, func(e *entry) ref.Val {
 			return types.String(State(e.Flow))
 		}},
 		{"status", `list: "ASSURED" in status`, 0, status, func(e *entry) ref.Val { return words(names.Status(uint32(e.Status))) }},
 		{"labels", `list of names, or numbers in quotes: "web" in labels`, 0, labels, func(e *entry) ref.Val {
-			return words(labelNames(e))
+			return words(e.labels.Names(&e.Labels))
 		}},
 		{"helper", "name of the helper", 0, word, func(e *entry) ref.Val { return types.String(e.Helper) }},
 		{"mark", "mark; mark.masked(0xff) is a part of it", 0, number, func(e *entry) ref.Val { return types.Int(e.Mark) }},
@@ -200,22 +200,6 @@ func icmp(part func(typ, code uint8, id uint16) int64) func(*entry) ref.Val {
 }
 
 func words(list []string) ref.Val { return types.NewStringList(types.DefaultTypeAdapter, list) }
-
-func labelNames(e *entry) (list []string) {
-	for n := range 8 * len(e.Labels) {
-		if e.Labels.Has(n) {
-			list = append(list, e.labels.Name(n))
-		}
-	}
-	return list
-}
-
-func familyName(f *flows.Flow) string {
-	if f.Family() == unix.AF_INET6 {
-		return "ipv6"
-	}
-	return "ipv4"
-}
 
 // State is the name of a flow's state; empty if its protocol has none.
 func State(f *flows.Flow) string {
