@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"strings"
 
@@ -24,7 +23,7 @@ type careful struct {
 	Yes    bool `short:"y" group:"Safety" help:"Ask nothing. Otherwise, with a terminal, from 10 connections on there is a question."`
 }
 
-// go says whether to go on with n connections; verb is what will be done.
+// may says whether to go on with n connections; verb is what will be done.
 func (k *careful) may(c *context, verb string, n func() (uint64, error)) (bool, error) {
 	if !k.DryRun && (k.Yes || !c.asking()) {
 		return true, nil
@@ -103,24 +102,15 @@ func (d *deleteCommand) Run(c *context) error {
 }
 
 // show counts what would be touched, and prints it if it is asked for.
-func (d *deleteCommand) show(c *context, t *flows.Table, s *selection, print bool) (n uint64, err error) {
-	if !print || d.Output.Kind == "" {
-		return count(t, s.filter)
+func (d *deleteCommand) show(c *context, t *flows.Table, s *selection, printed bool) (uint64, error) {
+	if !printed || d.Output.Kind == "" {
+		return count(t.List(s.filter))
 	}
 	p, err := d.printer(c, s.labels, false)
 	if err != nil {
 		return 0, err
 	}
-	for f, err := range t.List(s.filter) {
-		if err != nil {
-			return n, err
-		}
-		if err := p.Flow(f); err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, p.End()
+	return printAll(p, t.List(s.filter))
 }
 
 // deleteShown deletes what it prints.
@@ -131,20 +121,6 @@ func (d *deleteCommand) deleteShown(c *context, t *flows.Table, s *selection) (f
 	}
 	done, err := t.DeleteEach(shown(t.List(s.filter), p.Flow))
 	return done, errors.Join(err, p.End())
-}
-
-// shown passes flows on, each printed first.
-func shown(seq iter.Seq2[*flows.Flow, error], print func(*flows.Flow) error) iter.Seq2[*flows.Flow, error] {
-	return func(yield func(*flows.Flow, error) bool) {
-		for f, err := range seq {
-			if err == nil {
-				err = print(f)
-			}
-			if !yield(f, err) {
-				return
-			}
-		}
-	}
 }
 
 // touched says how many connections were; none is a failure.
@@ -201,7 +177,7 @@ func (u *updateCommand) Run(c *context) error {
 		return c.explain(t, s)
 	}
 	c.warn(s)
-	counted := func() (uint64, error) { return count(t, s.filter) }
+	counted := func() (uint64, error) { return count(t.List(s.filter)) }
 	if ok, err := u.may(c, "update", counted); err != nil || !ok {
 		return errors.Join(err, s.judged())
 	}

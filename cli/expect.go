@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"os/signal"
 	"strings"
@@ -67,11 +68,7 @@ func (m *expectMatch) any() bool {
 }
 
 func (m *expectMatch) match(x *expect.Expectation) bool {
-	family := "ipv4"
-	if x.Tuple.Dst.Addr().Is6() {
-		family = "ipv6"
-	}
-	return (!m.Family.IsSet() || m.Family.Name == family) &&
+	return (!m.Family.IsSet() || m.Family.Name == flows.FamilyName(x.Tuple.Dst.Addr())) &&
 		(!m.Proto.IsSet() || helpers.Transport(m.Proto.Number) == x.Transport) &&
 		(!m.MasterProto.IsSet() || helpers.Transport(m.MasterProto.Number) == x.MasterTransport) &&
 		has(&m.TupleSrc, &m.TuplePortSrc, x.Tuple.Src) && has(&m.TupleDst, &m.TuplePortDst, x.Tuple.Dst) &&
@@ -93,6 +90,23 @@ func (o *expectOutput) write(w io.Writer, e *expect.Event, events bool) error {
 	return err
 }
 
+// print writes entries of the table.
+func (o *expectOutput) print(w io.Writer, seq iter.Seq2[*expect.Expectation, error]) error {
+	if _, err := io.WriteString(w, format.ExpectHead(o.Output, false)); err != nil {
+		return err
+	}
+	for x, err := range seq {
+		if err != nil {
+			return err
+		}
+		if err := o.write(w, &expect.Event{Expectation: *x}, false); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, format.ExpectTail(o.Output))
+	return err
+}
+
 type expectListCommand struct {
 	expectMatch
 	expectOutput
@@ -104,22 +118,7 @@ func (l *expectListCommand) Run(c *context) error {
 		return err
 	}
 	defer t.Close()
-	if _, err := io.WriteString(c.stdout, format.ExpectHead(l.Output, false)); err != nil {
-		return err
-	}
-	for x, err := range t.List() {
-		if err != nil {
-			return err
-		}
-		if !l.match(x) {
-			continue
-		}
-		if err := l.write(c.stdout, &expect.Event{Expectation: *x}, false); err != nil {
-			return err
-		}
-	}
-	_, err = io.WriteString(c.stdout, format.ExpectTail(l.Output))
-	return err
+	return l.print(c.stdout, l.list(t))
 }
 
 type expectCountCommand struct{ expectMatch }
@@ -130,7 +129,7 @@ func (k *expectCountCommand) Run(c *context) error {
 		return err
 	}
 	defer t.Close()
-	n, err := k.count(t)
+	n, err := count(k.list(t))
 	if err != nil {
 		return err
 	}
@@ -138,16 +137,15 @@ func (k *expectCountCommand) Run(c *context) error {
 	return err
 }
 
-func (m *expectMatch) count(t *expect.Table) (n uint64, err error) {
-	for x, err := range t.List() {
-		if err != nil {
-			return n, err
-		}
-		if m.match(x) {
-			n++
+// list gives those of t that match.
+func (m *expectMatch) list(t *expect.Table) iter.Seq2[*expect.Expectation, error] {
+	return func(yield func(*expect.Expectation, error) bool) {
+		for x, err := range t.List() {
+			if (err != nil || m.match(x)) && !yield(x, err) {
+				return
+			}
 		}
 	}
-	return n, nil
 }
 
 // tuple is the expected connection; who creates one needs all of it, but for the source's port.
@@ -190,14 +188,7 @@ func (g *expectGetCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.WriteString(c.stdout, format.ExpectHead(g.Output, false)); err != nil {
-		return err
-	}
-	if err := g.write(c.stdout, &expect.Event{Expectation: x}, false); err != nil {
-		return err
-	}
-	_, err = io.WriteString(c.stdout, format.ExpectTail(g.Output))
-	return err
+	return g.print(c.stdout, only(&x))
 }
 
 type expectCreateCommand struct {
@@ -323,16 +314,13 @@ func (c *context) eachExpectation(
 		return err
 	}
 	defer t.Close()
-	if ok, err := k.may(c, verb, func() (uint64, error) { return m.count(t) }); err != nil || !ok {
+	if ok, err := k.may(c, verb, func() (uint64, error) { return count(m.list(t)) }); err != nil || !ok {
 		return err
 	}
 	n := 0
-	for x, err := range t.List() {
+	for x, err := range m.list(t) {
 		if err != nil {
 			return err
-		}
-		if !m.match(x) {
-			continue
 		}
 		switch err := do(t, x); {
 		case err == nil:

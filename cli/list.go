@@ -5,6 +5,7 @@ import (
 	"iter"
 
 	"github.com/cthelperd/cthelperd/cli/criteria"
+	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/flows"
 )
@@ -58,23 +59,42 @@ func (l *listCommand) Run(c *context) error {
 	} else if l.Top > 0 {
 		seq = first(seq, l.Top)
 	}
-	n := uint64(0)
-	for f, err := range seq {
-		if err != nil {
-			return err
-		}
-		if err := p.Flow(f); err != nil {
-			return err
-		}
-		n++
-	}
-	if err := p.End(); err != nil {
+	n, err := printAll(p, seq)
+	if err != nil {
 		return err
 	}
 	if c.interactive() {
 		c.say("%s", connections(n))
 	}
 	return s.judged()
+}
+
+// printAll writes all of seq, and says how many there were.
+func printAll(p *format.Printer, seq iter.Seq2[*flows.Flow, error]) (uint64, error) {
+	n, err := count(shown(seq, p.Flow))
+	if err != nil {
+		return n, err
+	}
+	return n, p.End()
+}
+
+// shown passes flows on, each printed first.
+func shown(seq iter.Seq2[*flows.Flow, error], print func(*flows.Flow) error) iter.Seq2[*flows.Flow, error] {
+	return func(yield func(*flows.Flow, error) bool) {
+		for f, err := range seq {
+			if err == nil {
+				err = print(f)
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
+}
+
+// only gives one entry.
+func only[T any](x *T) iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) { yield(x, nil) }
 }
 
 // entries are those of the table that is asked for.
@@ -131,7 +151,7 @@ func (k *countCommand) Run(c *context) error {
 			return err
 		}
 		n = uint64(entries)
-	} else if n, err = count(t, s.filter); err != nil {
+	} else if n, err = count(t.List(s.filter)); err != nil {
 		return err
 	}
 	c.warn(s)
@@ -141,8 +161,8 @@ func (k *countCommand) Run(c *context) error {
 	return s.judged()
 }
 
-func count(t *flows.Table, f *flows.Filter) (n uint64, err error) {
-	for _, err := range t.List(f) {
+func count[T any](seq iter.Seq2[T, error]) (n uint64, err error) {
+	for _, err := range seq {
 		if err != nil {
 			return n, err
 		}
@@ -178,8 +198,6 @@ func (g *getCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.Flow(&f); err != nil {
-		return err
-	}
-	return p.End()
+	_, err = printAll(p, only(&f))
+	return err
 }

@@ -47,15 +47,15 @@ func (c *context) choose(m *criteria.Match, more *criteria.More) (*selection, er
 	if err != nil {
 		return nil, err
 	}
-	if m.Where != "" {
+	switch {
+	case m.Where == "":
+	case text == "":
+		text = m.Where
+	default:
 		if _, err := where.Compile(m.Where, labels); err != nil {
 			return nil, err // with places in what the user wrote
 		}
-		if text != "" {
-			text = text + " && (" + m.Where + ")"
-		} else {
-			text = m.Where
-		}
+		text = text + " && (" + m.Where + ")"
 	}
 	expr, err := where.Compile(text, labels)
 	if err != nil {
