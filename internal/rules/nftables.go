@@ -176,8 +176,11 @@ func (b *batch) addRule(c chain, r rule) {
 type setType uint32
 
 const (
+	typeIPv4Addr    setType = 7
+	typeIPv6Addr    setType = 8
 	typeInetProto   setType = 12
 	typeInetService setType = 13
+	typeMark        setType = 19
 )
 
 // nextSet names a set within the transaction.

@@ -117,22 +117,22 @@ func (t origin) exprs(*batch) []expression {
 // addOrigins makes the maps.
 func (b *batch) addOrigins() {
 	for _, t := range origins {
-		const ipv4, ipv6, service, mark = 7, 8, 13, 19 // for the nft command, as setType
-		address, size := uint32(ipv4), uint32(4)
+		address, size := typeIPv4Addr, uint32(4)
 		if t.ipv6 {
-			address, size = ipv6, 16
+			address, size = typeIPv6Addr, 16
 		}
-		kinds, length := address<<6|service, size+4
+		end := address<<6 | typeInetService // the parts of a concatenation have 6 bits each
+		kinds, length := end, size+4
 		if t.end == helpers.Original {
-			kinds, length = kinds<<6|mark, length+4
+			kinds, length = kinds<<6|typeMark, length+4
 		}
 		b.add(unix.NFT_MSG_NEWSET, netlink.Create, func(ae attributes) {
 			ae.String(unix.NFTA_SET_TABLE, TableName)
 			ae.String(unix.NFTA_SET_NAME, t.name())
 			ae.Uint32(unix.NFTA_SET_FLAGS, unix.NFT_SET_MAP|unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL)
-			ae.Uint32(unix.NFTA_SET_KEY_TYPE, ((address<<6|service)<<6|address)<<6|service)
+			ae.Uint32(unix.NFTA_SET_KEY_TYPE, uint32(end<<12|end))
 			ae.Uint32(unix.NFTA_SET_KEY_LEN, 2*(size+4))
-			ae.Uint32(unix.NFTA_SET_DATA_TYPE, kinds)
+			ae.Uint32(unix.NFTA_SET_DATA_TYPE, uint32(kinds))
 			ae.Uint32(unix.NFTA_SET_DATA_LEN, length)
 			ae.Uint64(unix.NFTA_SET_TIMEOUT, uint64(originLife.Milliseconds()))
 			ae.Uint32(unix.NFTA_SET_ID, b.nextSet())
@@ -170,7 +170,8 @@ func originChains(cfg *Config) []chain {
 	}
 	return []chain{
 		remember,
-		{name: "origin_postrouting", hook: postrouting, priority: priorityLast - 1, rules: append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...)},
+		{name: "origin_postrouting", hook: postrouting, priority: priorityLast - 1,
+			rules: append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...)},
 		{name: "origin_input", hook: input, priority: priorityLast - 1, rules: jumps},
 	}
 }
