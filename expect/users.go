@@ -31,12 +31,17 @@ func labelsInUse() (map[string]bool, error) {
 		return nil, errOtherProcesses
 	}
 	all, err := namespaces()
+	defer func() {
+		for _, ns := range all {
+			ns.Close()
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]bool{}
-	for _, path := range all {
-		err := netns.Inside(path, func() (err error) {
+	for _, ns := range all {
+		err := netns.Inside(ns, func() (err error) {
 			conn, err := nfnl.Dial()
 			if err != nil {
 				return err
@@ -48,15 +53,16 @@ func labelsInUse() (map[string]bool, error) {
 				}
 			})
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // of a process that has ended
-			return nil, fmt.Errorf("network namespace %s: %w", path, err)
+		if err != nil {
+			return nil, fmt.Errorf("network namespace %s: %w", ns.Name(), err)
 		}
 	}
 	return used, nil
 }
 
-// namespaces gives one path to each network namespace.
-func namespaces() (map[uint64]string, error) {
+// namespaces opens each network namespace once: what is open stays, whatever becomes of the process or descriptor that it
+// was found at. The caller closes them, after an error too.
+func namespaces() (map[uint64]*os.File, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
 		return nil, err
@@ -79,12 +85,40 @@ func namespaces() (map[uint64]string, error) {
 			paths = append(paths, f[4])
 		}
 	}
-	all := map[uint64]string{}
+	all := map[uint64]*os.File{}
 	for _, path := range paths {
 		var s unix.Stat_t
-		if unix.Stat(path, &s) == nil {
-			all[s.Ino] = path
+		if unix.Stat(path, &s) != nil || all[s.Ino] != nil {
+			continue
+		}
+		ns, ino, err := openNamespace(path)
+		if err != nil {
+			return all, err
+		}
+		if ns != nil && all[ino] == nil {
+			all[ino] = ns
+		} else if ns != nil {
+			ns.Close()
 		}
 	}
 	return all, nil
+}
+
+// openNamespace opens what is a namespace still. nil: the process has ended, or its descriptor is something else by now.
+func openNamespace(path string) (ns *os.File, ino uint64, err error) {
+	const nsfs = 0x6e736673                                     // NSFS_MAGIC of linux/magic.h
+	ns, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a FIFO
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ESRCH) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	var system unix.Statfs_t
+	var s unix.Stat_t
+	fd := int(ns.Fd())
+	if err = errors.Join(unix.Fstatfs(fd, &system), unix.Fstat(fd, &s)); err != nil || system.Type != nsfs {
+		return nil, 0, errors.Join(err, ns.Close())
+	}
+	return ns, s.Ino, nil
 }

@@ -14,16 +14,9 @@ func Scratch(f func() error) error {
 	return elsewhere(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, f)
 }
 
-// Inside runs f on a thread in the network namespace at path.
-func Inside(path string, f func() error) error {
-	return elsewhere(func() error {
-		ns, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-	}, f)
+// Inside runs f on a thread in the network namespace that ns is open at.
+func Inside(ns *os.File, f func() error) error {
+	return elsewhere(func() error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }, f)
 }
 
 func elsewhere(enter, f func() error) error {
