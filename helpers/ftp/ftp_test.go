@@ -56,27 +56,7 @@ func TestREADME(t *testing.T) {
 }
 
 // Every reason to refuse that the README lists has a vector in testdata, and the README lists them all.
-func TestReasons(t *testing.T) {
-	_, refuses, _ := strings.Cut(read(t, "README.md"), "## What it refuses")
-	refuses, _, _ = strings.Cut(refuses, "## Options")
-	listed := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(.*?)` \\|").FindAllStringSubmatch(refuses, -1) {
-		listed[m[1]] = false
-	}
-	for _, script := range helpertest.Files(t, "testdata/*.txt") {
-		for _, m := range regexp.MustCompile(`(?m)^= error "(?:.*: )?(.*)"$`).FindAllStringSubmatch(script, -1) {
-			if _, ok := listed[m[1]]; !ok {
-				t.Errorf("error %q is not in the README", m[1])
-			}
-			listed[m[1]] = true
-		}
-	}
-	for reason, found := range listed {
-		if !found {
-			t.Errorf("no vector for %q", reason)
-		}
-	}
-}
+func TestReasons(t *testing.T) { helpertest.Reasons(t, `.*: `) }
 
 func FuzzSession(f *testing.F) {
 	helpertest.Fuzz(f, helper(f), helpertest.Files(f, "testdata/*.txt")...)

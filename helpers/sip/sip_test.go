@@ -89,31 +89,7 @@ func TestREADME(t *testing.T) {
 }
 
 // Every reason to refuse that the README lists has a vector in testdata, and the README lists them all.
-func TestReasons(t *testing.T) {
-	_, refuses, _ := strings.Cut(read(t, "README.md"), "## What it refuses")
-	refuses, _, _ = strings.Cut(refuses, "## Options")
-	listed := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(.*?)` \\|").FindAllStringSubmatch(refuses, -1) {
-		listed[m[1]] = false
-	}
-	for _, script := range helpertest.Files(t, "testdata/*.txt") {
-		for _, m := range regexp.MustCompile(`(?m)^= error "(?:at byte \d+: )?(.*)"$`).FindAllStringSubmatch(script, -1) {
-			reason := m[1]
-			if strings.HasSuffix(reason, "not this protocol") {
-				reason = "not this protocol"
-			}
-			if _, ok := listed[reason]; !ok {
-				t.Errorf("error %q is not in the README", reason)
-			}
-			listed[reason] = true
-		}
-	}
-	for reason, found := range listed {
-		if !found {
-			t.Errorf("no vector for %q", reason)
-		}
-	}
-}
+func TestReasons(t *testing.T) { helpertest.Reasons(t, `at byte \d+: `) }
 
 func FuzzSession(f *testing.F) {
 	udp, _ := both(f, defaults())
