@@ -35,11 +35,11 @@ type Watcher struct {
 
 // Watch begins to watch the table of the calling thread's network namespace: what happens from then on is told. The kernel
 // tells of expectations that begin or are taken out, not of those that are used or end by time; with
-// nf_conntrack_events=2, its default, only if somebody watched when the master began. flows.ErrOff: it tells nothing.
+// nf_conntrack_events=2, its default, only if somebody watched when the master began. flows.ErrOff: it tells nothing;
+// flows.ErrUnsupported: it cannot.
 func Watch(o Watching) (*Watcher, error) {
-	if s, err := flows.ReadSettings(); err == nil && s.Events == 0 {
-		off := &flows.Off{What: "events are off", Sysctl: "net.netfilter.nf_conntrack_events=1"}
-		return nil, &flows.Error{Op: "watch expectations", Reason: off}
+	if s, err := flows.ReadSettings(); err == nil && s.Silent() != nil {
+		return nil, &flows.Error{Op: "watch expectations", Reason: s.Silent()}
 	}
 	t, err := Open()
 	if err != nil {
@@ -87,9 +87,16 @@ func (w *Watcher) All(ctx context.Context) iter.Seq2[*Event, error] {
 func (w *Watcher) give(raw []nfnl.ExpectationEvent, yield func(*Event, error) bool) bool {
 	lost := false
 	for i := range raw {
-		kind, known := map[nfnl.EventKind]flows.Kind{nfnl.EventNew: flows.New, nfnl.EventDestroy: flows.Destroy}[raw[i].Kind]
-		if !known {
-			lost = lost || raw[i].Kind == nfnl.EventLost
+		var kind flows.Kind
+		switch raw[i].Kind {
+		case nfnl.EventNew:
+			kind = flows.New
+		case nfnl.EventDestroy:
+			kind = flows.Destroy
+		case nfnl.EventLost:
+			lost = true
+			continue
+		default:
 			continue
 		}
 		if !yield(&Event{Kind: kind, Expectation: shown(&raw[i].Expectation)}, nil) {

@@ -71,3 +71,14 @@ func ReadSettings() (Settings, error) {
 	}
 	return s, failed
 }
+
+// Silent says why nobody is told of changes, as an *Off or a *Missing; nil: they are told.
+func (s *Settings) Silent() error {
+	switch {
+	case s.Events == 0:
+		return &Off{"events are off", "net.netfilter.nf_conntrack_events=1"}
+	case s.Events < 0 && s.Max >= 0: // conntrack is there
+		return &Missing{"tell of events", "CONFIG_NF_CONNTRACK_EVENTS"}
+	}
+	return nil
+}

@@ -99,11 +99,8 @@ func Watch(o Watching) (*Watcher, error) {
 	if o.Kinds == 0 {
 		o.Kinds = AllEvents
 	}
-	switch s, err := ReadSettings(); {
-	case err == nil && s.Events == 0:
-		return nil, &Error{Op: "watch connections", Reason: &Off{"events are off", "net.netfilter.nf_conntrack_events=1"}}
-	case err == nil && s.Events < 0 && s.Max >= 0:
-		return nil, &Error{Op: "watch connections", Reason: &Missing{"tell of events", "CONFIG_NF_CONNTRACK_EVENTS"}}
+	if s, err := ReadSettings(); err == nil && s.Silent() != nil {
+		return nil, &Error{Op: "watch connections", Reason: s.Silent()}
 	}
 	var groups []uint32
 	for i, g := range []uint32{nfnl.GroupCTNew, nfnl.GroupCTUpdate, nfnl.GroupCTDestroy} {
