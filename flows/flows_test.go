@@ -24,6 +24,18 @@ func inside(t *testing.T, f func() error) {
 	}
 }
 
+// withTable gives f the table of a new network namespace.
+func withTable(t *testing.T, f func(*flows.Table) error) {
+	t.Helper()
+	inside(t, func() error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(table), table.Close())
+	})
+}
+
 // entry is a connection under DNAT.
 func entry(src, dst, server string) nfnl.Connection {
 	s, d, n := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst), netip.MustParseAddrPort(server)

@@ -127,12 +127,7 @@ func filters() map[string]flows.Filter {
 // TestListFiltered compares, for each filter, what is listed with what Match says of the whole table, and what DeleteAll
 // deletes with that: whatever part of a filter the kernel tests, or tests wrongly, the answer is the same.
 func TestListFiltered(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		all := kinds()
 		if err := fill(table, all); err != nil {
 			return err
@@ -214,12 +209,7 @@ func sorted(s []string) []string {
 
 // TestListAllocates has a listing of many entries, filtered and printed, cost as much memory as one of few.
 func TestListAllocates(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		var failed error
 		line := make([]byte, 0, 1024)
 		even := flows.Filter{Transport: helpers.UDP, Where: func(f *flows.Flow) bool { return f.Orig.Src.Addr().As4()[3]%2 == 0 }}
@@ -256,12 +246,7 @@ func TestListAllocates(t *testing.T) {
 // TestListWhileChanging leaves a listing, lists within a listing, and changes and deletes what is listed.
 func TestListWhileChanging(t *testing.T) {
 	const all = 2000
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		for i := range all {
 			f := numbered(i)
 			if err := table.Create(&f); err != nil {
@@ -309,12 +294,7 @@ func TestListWhileChanging(t *testing.T) {
 
 // TestUpdate changes whatever can be changed, one by one and many at once, and says why the rest cannot.
 func TestUpdate(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		if err := fill(table, kinds()); err != nil {
 			return err
 		}
@@ -424,12 +404,7 @@ func TestLabels(t *testing.T) {
 
 // TestDeleteIsOfThatEntry does not delete another entry that has come in the place of the one that was listed.
 func TestDeleteIsOfThatEntry(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		f := numbered(1)
 		if err := table.Create(&f); err != nil {
 			return err

@@ -24,12 +24,7 @@ func numbered(n int) flows.Flow {
 
 // TestWatch has every change told, in order, and with what the kernel says of it.
 func TestWatch(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		before := numbered(0)
 		if err := table.Create(&before); err != nil {
 			return err
@@ -74,12 +69,7 @@ func TestWatch(t *testing.T) {
 // lost is all of them, and the listing that follows is the table.
 func TestOverrun(t *testing.T) {
 	const all, left = 20000, 500
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		w, err := flows.Watch(flows.Watching{Buffer: 64 << 10})
 		if err != nil {
 			return err
@@ -169,12 +159,7 @@ func TestWatchCloses(t *testing.T) {
 
 // TestWatchAllocates has events of connections that begin and end cost no memory.
 func TestWatchAllocates(t *testing.T) {
-	inside(t, func() error {
-		table, err := flows.Open()
-		if err != nil {
-			return err
-		}
-		defer table.Close()
+	withTable(t, func(table *flows.Table) error {
 		w, err := flows.Watch(flows.Watching{Once: true})
 		if err != nil {
 			return err
