@@ -335,7 +335,7 @@ func (s *session) hangUp(c *call, tag uint64, out *helpers.Result) {
 	if len(c.dialogs) > 0 && !slices.ContainsFunc(c.dialogs, func(d dialog) bool { return d.tag == tag }) {
 		return
 	}
-	if was := c.confirmed(); was {
+	if c.confirmed() {
 		c.dialogs = slices.DeleteFunc(c.dialogs, func(d dialog) bool { return d.tag == tag })
 		if !c.confirmed() {
 			s.forget(c, out)

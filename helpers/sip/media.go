@@ -16,19 +16,17 @@ type endPoint struct {
 type note struct{ stream, rtcp, candidate string }
 
 func noteOf(name []byte) note {
-	switch string(name) {
-	case "audio":
-		return note{"audio", "audio rtcp", "audio candidate"}
-	case "video":
-		return note{"video", "video rtcp", "video candidate"}
-	case "image":
-		return note{"image", "image rtcp", "image candidate"}
-	case "text":
-		return note{"text", "text rtcp", "text candidate"}
-	case "message":
-		return note{"message", "message rtcp", "message candidate"}
-	case "application":
-		return note{"application", "application rtcp", "application candidate"}
+	for _, n := range [...]note{
+		{"audio", "audio rtcp", "audio candidate"},
+		{"video", "video rtcp", "video candidate"},
+		{"image", "image rtcp", "image candidate"},
+		{"text", "text rtcp", "text candidate"},
+		{"message", "message rtcp", "message candidate"},
+		{"application", "application rtcp", "application candidate"},
+	} {
+		if string(name) == n.stream {
+			return n
+		}
 	}
 	return note{"media", "media rtcp", "media candidate"}
 }
