@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"container/heap"
 	"iter"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -180,12 +181,12 @@ func (s *Sample) add(f *flows.Flow, r *row) {
 
 // tree puts announced connections below the ones that announced them, as far as these are there.
 func (s *sampler) tree(related []row) ([]row, error) {
-	type pair struct{ src, dst string }
+	type pair struct{ src, dst netip.Addr }
 	masters := map[pair][]int{} // of related, by the addresses of the master
 	for i := range related {
 		m := &related[i].Master
 		if m.Src.IsValid() {
-			p := pair{m.Src.Addr().String(), m.Dst.Addr().String()}
+			p := pair{m.Src.Addr(), m.Dst.Addr()}
 			masters[p] = append(masters[p], i)
 		}
 	}
@@ -198,7 +199,7 @@ func (s *sampler) tree(related []row) ([]row, error) {
 		if f.Orig.Dst.Port() == 0 && format.HasPorts(f) {
 			continue // a shadow
 		}
-		for _, i := range masters[pair{f.Orig.Src.Addr().String(), f.Orig.Dst.Addr().String()}] {
+		for _, i := range masters[pair{f.Orig.Src.Addr(), f.Orig.Dst.Addr()}] {
 			m := &related[i].Master
 			if m.Src == f.Orig.Src && (m.Dst == f.Orig.Dst || m.Dst.Port() == 0) {
 				if under[f.ID] == nil {
