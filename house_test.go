@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/engine":    {"helpers", "expect", "internal/packet"},
 	"internal/config":    {"helpers", "internal/engine"},
 	"internal/replay":    {"helpers", "expect", "internal/engine", "internal/capture", "internal/config"},
+	"cli/best":           {},
 	"cli/caret":          {},
 	"cli/names":          {"helpers", "flows"},
 	"cli/criteria":       {"helpers", "flows", "cli/caret", "cli/names"},
@@ -48,11 +49,12 @@ var allowed = map[string][]string{
 	"cli/format":         {"helpers", "expect", "flows", "cli/caret", "cli/names", "cli/where"},
 	"cli/hook":           {"flows", "cli/caret", "cli/format", "cli/names"},
 	"cli/why":            {"flows"},
-	"cli/top":            {"helpers", "flows", "cli/caret", "cli/format", "cli/names", "cli/where"},
+	"cli/top":            {"helpers", "flows", "cli/best", "cli/caret", "cli/format", "cli/names", "cli/where"},
 	"cli/manual":         {},
 	"cli": {
 		"helpers", "expect", "flows", "internal/config", "internal/replay", "internal/engine", "internal/capture",
-		"cli/caret", "cli/criteria", "cli/format", "cli/hook", "cli/manual", "cli/names", "cli/top", "cli/where", "cli/why",
+		"cli/best", "cli/caret", "cli/criteria",
+		"cli/format", "cli/hook", "cli/manual", "cli/names", "cli/top", "cli/where", "cli/why",
 	},
 	"daemon": {
 		"helpers", "expect", "flows", "queue", "internal/nfnl", "internal/engine", "internal/config", "internal/rules",

@@ -2,11 +2,11 @@ package cli
 
 import (
 	"cmp"
-	"container/heap"
 	"iter"
 	"slices"
 	"time"
 
+	"github.com/cthelperd/cthelperd/cli/best"
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/cli/where"
 	"github.com/cthelperd/cthelperd/flows"
@@ -49,7 +49,8 @@ func (o *order) compare(a, b *ranked) int {
 // sorted gives the flows of seq in order, the first top of them if that is not 0.
 func (o *order) sorted(seq iter.Seq2[*flows.Flow, error], top int) iter.Seq2[*flows.Flow, error] {
 	return func(yield func(*flows.Flow, error) bool) {
-		kept := &worst{order: o}
+		var all []ranked
+		first := best.List[ranked]{Compare: o.compare, Most: top}
 		for f, err := range seq {
 			if err != nil {
 				yield(nil, err)
@@ -57,40 +58,22 @@ func (o *order) sorted(seq iter.Seq2[*flows.Flow, error], top int) iter.Seq2[*fl
 			}
 			r := ranked{}
 			r.number, r.text = o.key(f)
-			switch {
-			case top == 0:
+			if top == 0 {
 				r.flow = *f
-				kept.list = append(kept.list, r)
-			case len(kept.list) < top:
-				r.flow = *f
-				heap.Push(kept, r)
-			case o.compare(&r, &kept.list[0]) < 0:
-				r.flow = *f
-				kept.list[0] = r
-				heap.Fix(kept, 0)
+				all = append(all, r)
+			} else {
+				first.Offer(r, func(r *ranked) { r.flow = *f })
 			}
 		}
-		slices.SortFunc(kept.list, func(a, b ranked) int { return o.compare(&a, &b) })
-		for i := range kept.list {
-			if !yield(&kept.list[i].flow, nil) {
+		if top > 0 {
+			all = first.Sorted()
+		} else {
+			slices.SortFunc(all, func(a, b ranked) int { return o.compare(&a, &b) })
+		}
+		for i := range all {
+			if !yield(&all[i].flow, nil) {
 				return
 			}
 		}
 	}
-}
-
-// worst is a heap whose first element would go next.
-type worst struct {
-	*order
-	list []ranked
-}
-
-func (w *worst) Len() int           { return len(w.list) }
-func (w *worst) Less(i, j int) bool { return w.compare(&w.list[i], &w.list[j]) > 0 }
-func (w *worst) Swap(i, j int)      { w.list[i], w.list[j] = w.list[j], w.list[i] }
-func (w *worst) Push(x any)         { w.list = append(w.list, x.(ranked)) }
-func (w *worst) Pop() any {
-	last := w.list[len(w.list)-1]
-	w.list = w.list[:len(w.list)-1]
-	return last
 }

@@ -3,13 +3,12 @@ package top
 
 import (
 	"cmp"
-	"container/heap"
 	"iter"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/cthelperd/cthelperd/cli/best"
 	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/cli/where"
@@ -112,7 +111,7 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 	begin := s.now()
 	first := s.at.IsZero()
 	sample := &Sample{at: begin, protocols: map[helpers.Transport]int{}}
-	best := &worst{compare: q.order()}
+	rows := best.List[row]{Compare: q.order(), Most: most}
 	seconds := begin.Sub(s.at).Seconds()
 	shown := begin
 	if s.next == nil {
@@ -128,7 +127,8 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 		s.rate(&r, f, seconds)
 		sample.add(f, &r)
 		if !q.tree || f.Expected() {
-			best.offer(f, &r)
+			r.Flow = *f
+			rows.Offer(r, nil)
 		}
 		if sample.total%1024 == 0 && s.stop() {
 			return nil
@@ -136,11 +136,11 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 		if sample.total%4096 == 0 && first && s.now().Sub(shown) > early {
 			shown = s.now()
 			part := *sample
-			part.rows = best.sorted()
+			part.rows = rows.Sorted()
 			partial(&part)
 		}
 	}
-	sample.rows, sample.whole = best.sorted(), true
+	sample.rows, sample.whole = rows.Sorted(), true
 	if first {
 		sample.bytes, sample.packets = -1, -1
 	}
@@ -225,34 +225,4 @@ func (s *sampler) tree(related []row) ([]row, error) {
 		}
 	}
 	return all, nil
-}
-
-// worst keeps the first most rows of an order: a heap whose first element would go next.
-type worst struct {
-	compare func(a, b *row) int
-	rows    []row
-}
-
-func (w *worst) Len() int           { return len(w.rows) }
-func (w *worst) Less(i, j int) bool { return w.compare(&w.rows[i], &w.rows[j]) > 0 }
-func (w *worst) Swap(i, j int)      { w.rows[i], w.rows[j] = w.rows[j], w.rows[i] }
-func (w *worst) Push(x any)         { w.rows = append(w.rows, x.(row)) }
-func (w *worst) Pop() any           { panic("nothing is taken out") }
-
-// offer takes r, with what is known of f, if it is among the first.
-func (w *worst) offer(f *flows.Flow, r *row) {
-	r.Flow = *f
-	switch {
-	case len(w.rows) < most:
-		heap.Push(w, *r)
-	case w.compare(r, &w.rows[0]) < 0:
-		w.rows[0] = *r
-		heap.Fix(w, 0)
-	}
-}
-
-func (w *worst) sorted() []row {
-	rows := slices.Clone(w.rows)
-	slices.SortFunc(rows, func(a, b row) int { return w.compare(&a, &b) })
-	return rows
 }

@@ -242,8 +242,8 @@ func (v *view) sortBy(i int) {
 // resort sorts what is on the screen at once; the next sample brings the first rows of all.
 func (v *view) resort() {
 	if v.sample != nil && !v.question.tree {
-		w := worst{compare: v.question.order(), rows: v.sample.rows}
-		v.sample.rows = w.sorted()
+		compare := v.question.order()
+		slices.SortFunc(v.sample.rows, func(a, b row) int { return compare(&a, &b) })
 		v.at, v.scroll = 0, 0
 		v.move(0)
 	}
