@@ -326,7 +326,7 @@ func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 	c.Missed = d.askMissing
 	c.Record = func(ev *engine.Event) {
 		if ev.Kind == engine.EventRelated && !ev.Permanent {
-			d.tables.kernel.Used(ev.ID)
+			d.tables.used = append(d.tables.used, ev.ID)
 		}
 		if d.lines.allows(ev) || d.log.Enabled(context.Background(), slog.LevelDebug) {
 			logEvent(d.log, ev)

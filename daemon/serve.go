@@ -167,6 +167,10 @@ func (d *daemon) packets(i int, batch []queue.Packet) {
 func (d *daemon) drive(s *engine.Step) {
 	d.steps.Add(s)
 	d.steps.Do()
+	for _, id := range d.tables.used { // what the engine removes all the same is removed by now
+		d.tables.kernel.Used(id)
+	}
+	d.tables.used = d.tables.used[:0]
 	d.settle()
 }
 

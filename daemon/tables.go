@@ -23,6 +23,7 @@ type tables struct {
 	watcher *flows.Watcher
 	parser  flows.Parser
 	changes []expect.Change // kept for Do
+	used    []expect.ID     // that connections have met, until drive is done
 	packet  engine.Conn     // kept for packetConn
 	// together: verdicts can take adjustments along. Those that are to be taken: as messages, and to be sent otherwise.
 	together bool

@@ -273,6 +273,26 @@ func TestMapping(t *testing.T) {
 		"expect udp *>10.0.0.3:4000 at 203.0.113.1:4000", `edit orig 9 "10.0.0.3:4000" "203.0.113.1:4000"`)
 }
 
+// A connection that meets an expectation just before a narrower one takes its place leaves nothing open: the table would
+// keep the narrower one, which nobody takes back, as it is said to be used.
+func TestUsedWhileNarrowed(t *testing.T) {
+	b := newBed(t, nil)
+	c := plainConn(helpers.UDP)
+	related := engine.Conn{Transport: helpers.UDP, Orig: helpers.Tuple{Src: server, Dst: netip.MustParseAddrPort("10.0.0.1:4000")}}
+	related.Reply = related.Orig.Turned()
+	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1\n")
+	if _, ok := b.table.Match(helpers.UDP, related.Orig); !ok {
+		t.Fatal("nothing is expected")
+	}
+	b.udp(c, orig, "open udp 10.0.0.1:4000 group 1 peer\n")
+	b.drive(b.e.Related(related, 0, b.now)) // the kernel's word of it comes now
+	b.udp(c, orig, "cancel 1\n")
+	if _, ok := b.table.Match(helpers.UDP, related.Orig); ok {
+		t.Error("something is open after the end")
+	}
+	b.events("expect udp *>10.0.0.1:4000", `related udp 198.51.100.9:0>10.0.0.1:4000 "open"`)
+}
+
 // What is announced again waits as long as if it were new, and stays as narrow as it was; a copy changes nothing.
 func TestProlonged(t *testing.T) {
 	b := newBed(t, nil)

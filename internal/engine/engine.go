@@ -295,6 +295,9 @@ func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
 	ev.Announced, ev.Note = x.announced, x.note
 	e.tell(ev)
 	x.used, x.usedBy = true, pack(c.Transport, c.Orig, 0)
+	if x.again && !x.said.Permanent { // it may have met the earlier one, just before; then the table has the later one still
+		e.request(Request{Remove: x.id})
+	}
 	switch {
 	case x.said.Permanent:
 	case x.said.Helper != "": // the child's first packet is still to come

@@ -31,6 +31,7 @@ type entry struct {
 	reserved   bool // it was asked for before it was opened
 	pending    bool
 	asked      bool // the table may have it
+	again      bool // and it was placed in the stead of an earlier one while that was pending
 	used       bool // by usedBy
 	usedBy     key
 	master     expect.Master // the flow in which it was announced
@@ -109,7 +110,7 @@ func (e *Engine) regroup(x *entry, g helpers.Group) {
 }
 
 func (e *Engine) setPending(x *entry, p *peer) {
-	x.pending, x.used, x.owner, x.class = true, false, p, x.said.Class
+	x.pending, x.used, x.again, x.owner, x.class = true, false, false, p, x.said.Class
 	own := &x.session.extra.list
 	own.pending++
 	own.classes[x.class]++

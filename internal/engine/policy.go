@@ -242,7 +242,7 @@ func (e *Engine) refresh(j *job, old, x *entry) plan {
 	e.rename(old)
 	at := old.at
 	e.renew(old, x)
-	old.at = at
+	old.at, old.again = at, true
 	return plan{entry: old, place: true, fixed: true, tries: -1}
 }
 
