@@ -16,7 +16,7 @@ import (
 // that rules queue; and still does when an earlier process was killed.
 func TestReading(t *testing.T) {
 	sip := helpers.Helper{
-		Name: "sip", Transport: helpers.UDP, Ports: []uint16{5060}, PerPair: true, Announced: true,
+		Name: "expectread", Transport: helpers.UDP, Ports: []uint16{5060}, PerPair: true, Announced: true,
 		Classes: []helpers.Class{{Name: "media", Timeout: time.Minute}, {Name: "call", Max: 4, Timeout: time.Minute}},
 	}
 	overTCP := sip
@@ -33,12 +33,12 @@ func TestReading(t *testing.T) {
 					return
 				}
 				defer k.Close()
-				if k.Label("sip") == k.Reading("sip") {
-					t.Errorf("media and calls have the label %s: media would be queued", k.Label("sip"))
+				if k.Label("expectread") == k.Reading("expectread") {
+					t.Errorf("media and calls have the label %s: media would be queued", k.Label("expectread"))
 				}
 				place := func(k *expect.Kernel, id expect.ID, class uint8, reader string, port uint16) {
 					q := request(id, 1, family.client, family.server, family.server, port)
-					q.Master.Helper, q.Class, q.Helper, q.Transport = "sip", class, reader, helpers.UDP
+					q.Master.Helper, q.Class, q.Helper, q.Transport = "expectread", class, reader, helpers.UDP
 					if err := k.Place(q); err != nil {
 						t.Errorf("port %d: %v", port, err)
 					}
@@ -63,20 +63,20 @@ func TestReading(t *testing.T) {
 					t.Helper()
 					got := labels()
 					for _, p := range media {
-						if got[p] != k.Label("sip") {
-							t.Errorf("%s: media at %d have the label %q, want %q", when, p, got[p], k.Label("sip"))
+						if got[p] != k.Label("expectread") {
+							t.Errorf("%s: media at %d have the label %q, want %q", when, p, got[p], k.Label("expectread"))
 						}
 					}
 					for _, p := range calls {
-						if got[p] != k.Reading("sip") {
-							t.Errorf("%s: calls at %d have the label %q, want %q", when, p, got[p], k.Reading("sip"))
+						if got[p] != k.Reading("expectread") {
+							t.Errorf("%s: calls at %d have the label %q, want %q", when, p, got[p], k.Reading("expectread"))
 						}
 					}
 					if len(got) != len(media)+len(calls) {
 						t.Errorf("%s: expectations %v", when, got)
 					}
 				}
-				place(k, 1, 1, "sip", 5070)
+				place(k, 1, 1, "expectread", 5070)
 				place(k, 2, 0, "", 40000)
 				place(k, 3, 0, "", 40001)
 				check("at first", []uint16{40000, 40001}, []uint16{5070})
@@ -87,7 +87,7 @@ func TestReading(t *testing.T) {
 				}
 				defer again.Close()
 				place(again, 1, 0, "", 40002) // in another order
-				place(again, 2, 1, "sip", 5071)
+				place(again, 2, 1, "expectread", 5071)
 				check("after a restart", []uint16{40000, 40001, 40002}, []uint16{5070, 5071})
 				done, err := expect.Clean()
 				if err != nil || done.Shadows != 2 || done.Expectations != 5 {

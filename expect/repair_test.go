@@ -15,7 +15,7 @@ import (
 )
 
 // two has two classes with limits of their own.
-var two = helpers.Helper{Name: "expecttest", Transport: helpers.TCP, Classes: []helpers.Class{
+var two = helpers.Helper{Name: "expecttest", Transport: helpers.TCP, Ports: []uint16{21}, Classes: []helpers.Class{
 	{Name: "data", Max: 3, Timeout: time.Minute}, {Name: "more", Max: 5, Timeout: 2 * time.Minute},
 }}
 
