@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"cli/where":          {"helpers", "flows", "cli/caret", "cli/names"},
 	"cli/format":         {"helpers", "expect", "flows", "cli/caret", "cli/names", "cli/where"},
 	"cli/hook":           {"flows", "cli/caret", "cli/format", "cli/names"},
-	"cli/why":            {"flows"},
+	"cli/why":            {"expect", "flows"},
 	"cli/top":            {"helpers", "flows", "cli/best", "cli/caret", "cli/format", "cli/names", "cli/where"},
 	"cli/manual":         {},
 	"cli": {

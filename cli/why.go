@@ -139,7 +139,7 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	}
 	if w.Log != "" {
 		announced(line, said[format.Name(f)])
-	} else if why.Protocol(r.Helper) != "" || r.Shadow {
+	} else if expect.HelperOf(r.Helper) != "" || r.Shadow {
 		line("announced", "the daemon's log says by which line: --log FILE")
 	}
 	_, err = io.WriteString(c.stdout, b.String())
@@ -164,7 +164,7 @@ func (w *whyCommand) master(line func(what, format string, args ...any), f *flow
 	}
 	if r.Helper != "" {
 		of := "the kernel's"
-		if p := why.Protocol(r.Helper); p != "" {
+		if p := expect.HelperOf(r.Helper); p != "" {
 			of = "cthelperd's for " + p
 		} else if r.Shadow {
 			of = "of the kernel's, a mere carrier: cthelperd read the connection"

@@ -63,11 +63,20 @@ func shadowOf(m *Master, carrier uint8, reading bool) (orig, reply nfnl.Tuple) {
 	orig = nfnl.Tuple{Src: m.Orig.Src.Addr(), SrcPort: m.Orig.Src.Port(), Dst: m.Orig.Dst.Addr(), Proto: carrier}
 	reply = nfnl.Tuple{Src: m.Reply.Src.Addr(), Dst: m.Reply.Dst.Addr(), DstPort: m.Reply.Dst.Port(), Proto: carrier}
 	if reading {
-		const far = 1 << 15
 		orig.SrcPort ^= far
 		reply.DstPort ^= far
 	}
 	return orig, reply
+}
+
+// far sets the ports of shadows for connections that are read apart from the others'.
+const far = 1 << 15
+
+// Stands tells whether a shadow with the source port shadow may be one of a connection with the source port port, and how
+// many of that connection's come before it: the ports of its shadows go up from its own.
+func Stands(shadow, port uint16) (before uint16, ok bool) {
+	before = min(shadow-port, (shadow^far)-port)
+	return before, before < maxShadows
 }
 
 // seconds rounds up: an expectation must not end before its time.
@@ -79,7 +88,15 @@ func Label(helper string) string { return "cth-" + helper }
 // Reading is what rules match on connections that were announced for a helper to read.
 func Reading(helper string) string { return "ctc-" + helper }
 
-// isLabel tells whether a kernel helper's name is a label of ours.
-func isLabel(name string) bool {
-	return strings.HasPrefix(name, Label("")) || strings.HasPrefix(name, Reading(""))
+// HelperOf is the helper that a kernel helper's name is a label of; empty: it is none of ours.
+func HelperOf(label string) string {
+	for _, prefix := range []string{Label(""), Reading("")} {
+		if helper, ok := strings.CutPrefix(label, prefix); ok {
+			return helper
+		}
+	}
+	return ""
 }
+
+// isLabel tells whether a kernel helper's name is a label of ours.
+func isLabel(name string) bool { return HelperOf(name) != "" }

@@ -4,17 +4,11 @@ package why
 
 import (
 	"iter"
-	"strings"
+	"math"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
 )
-
-// shadows is how far a shadow's port may be from the control connection's: the daemon counts up for each that it needs
-// (package expect).
-const shadows = 128
-
-// reading is the bit that differs in the ports of shadows for connections that are to be read themselves.
-const reading = 1 << 15
 
 // Reason is why a connection is RELATED.
 type Reason struct {
@@ -46,25 +40,23 @@ func Find(f *flows.Flow, list func(*flows.Filter) iter.Seq2[*flows.Flow, error])
 			if !r.Shadow {
 				r.Control = append(r.Control, master)
 			}
-		case r.Shadow && m.Orig.Dst.Port() != 0 && standsFor(f.Master.Src.Port(), m.Orig.Src.Port()):
-			r.Control = append(r.Control, *m)
+		case r.Shadow && m.Orig.Dst.Port() != 0:
+			if _, ok := expect.Stands(f.Master.Src.Port(), m.Orig.Src.Port()); ok {
+				r.Control = append(r.Control, *m)
+			}
 		}
 	}
 	r.Control = nearest(f.Master.Src.Port(), r.Control)
 	return r, nil
 }
 
-// standsFor says whether a shadow with the port may be one of the connection's with that port.
-func standsFor(shadow, port uint16) bool {
-	return shadow-port < shadows || shadow^reading-port < shadows
-}
-
 // nearest leaves those with the port that is next to the shadow's: it begins with the control connection's own.
 func nearest(shadow uint16, all []flows.Flow) []flows.Flow {
 	distance := func(f *flows.Flow) uint16 {
-		return min(shadow-f.Orig.Src.Port(), (shadow^reading)-f.Orig.Src.Port())
+		before, _ := expect.Stands(shadow, f.Orig.Src.Port())
+		return before
 	}
-	best := uint16(shadows)
+	best := uint16(math.MaxUint16)
 	for i := range all {
 		best = min(best, distance(&all[i]))
 	}
@@ -75,14 +67,4 @@ func nearest(shadow uint16, all []flows.Flow) []flows.Flow {
 		}
 	}
 	return left
-}
-
-// Protocol is the daemon's helper that a kernel helper's name is a label of; empty if it is none.
-func Protocol(helper string) string {
-	for _, prefix := range []string{"cth-", "ctc-"} {
-		if name, ok := strings.CutPrefix(helper, prefix); ok {
-			return name
-		}
-	}
-	return ""
 }

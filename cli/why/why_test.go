@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -68,7 +69,7 @@ func TestFind(t *testing.T) {
 	if err != nil || r.Related || r.Control != nil {
 		t.Errorf("not related: %+v, %v", r, err)
 	}
-	if Protocol("cth-ftp") != "ftp" || Protocol("ctc-h245") != "h245" || Protocol("ftp") != "" {
+	if expect.HelperOf("cth-ftp") != "ftp" || expect.HelperOf("ctc-h245") != "h245" || expect.HelperOf("ftp") != "" {
 		t.Error("protocols of labels")
 	}
 }
