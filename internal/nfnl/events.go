@@ -138,21 +138,27 @@ func (e *Events) Receive(dst []Event) (_ []Event, all bool, err error) {
 				dst[len(dst)-1].Kind = EventLost
 				continue
 			}
-			for m := (messages{rest: data}); m.next(); {
-				kind, ok := m.kind(CTNew, CTDelete)
-				if !ok {
-					continue
-				}
-				dst = extend(dst)
-				if ev := &dst[len(dst)-1]; ev.Connection.Parse(m.data[headerLen:]) == nil {
-					ev.Kind, ev.Port = kind, m.port
-				} else {
-					dst = dst[:len(dst)-1]
-				}
-			}
+			dst = appendEvents(dst, data)
 		}
 	}
 	return dst, all, err
+}
+
+// appendEvents appends what a datagram tells of connections.
+func appendEvents(dst []Event, data []byte) []Event {
+	for m := (messages{rest: data}); m.next(); {
+		kind, ok := m.kind(CTNew, CTDelete)
+		if !ok {
+			continue
+		}
+		dst = extend(dst)
+		if ev := &dst[len(dst)-1]; ev.Connection.Parse(m.data[headerLen:]) == nil {
+			ev.Kind, ev.Port = kind, m.port
+		} else {
+			dst = dst[:len(dst)-1]
+		}
+	}
+	return dst
 }
 
 // ReceiveExpectations is Receive for those of expectations.
@@ -165,16 +171,22 @@ func (e *Events) ReceiveExpectations(dst []ExpectationEvent) (_ []ExpectationEve
 		}
 		for i := range e.n {
 			data, _ := e.s.datagram(i)
-			for m := (messages{rest: data}); m.next(); {
-				ev := ExpectationEvent{}
-				var ok bool
-				if ev.Kind, ok = m.kind(ExpNew, ExpDelete); ok && ev.Expectation.Parse(m.data[headerLen:]) == nil {
-					dst = append(dst, ev)
-				}
-			}
+			dst = appendExpectationEvents(dst, data)
 		}
 	}
 	return dst, all, err
+}
+
+// appendExpectationEvents appends what a datagram tells of expectations.
+func appendExpectationEvents(dst []ExpectationEvent, data []byte) []ExpectationEvent {
+	for m := (messages{rest: data}); m.next(); {
+		ev := ExpectationEvent{}
+		var ok bool
+		if ev.Kind, ok = m.kind(ExpNew, ExpDelete); ok && ev.Expectation.Parse(m.data[headerLen:]) == nil {
+			dst = append(dst, ev)
+		}
+	}
+	return dst
 }
 
 // receive takes some datagrams, e.n. lost: others were lost before them; all: there are none.

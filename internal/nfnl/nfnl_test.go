@@ -176,33 +176,3 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%v is no missing feature", err)
 	}
 }
-
-// FuzzParse asks that any attributes give an error or an entry with addresses, and never panic.
-func FuzzParse(f *testing.F) {
-	f.Add(connection(f, everything()))
-	e := Expectation{Tuple: tuple("192.0.2.2:0", "198.51.100.9:1"), NAT: true, Function: "x"}
-	f.Add(e.put(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var c Connection
-		if err := c.Parse(b); err == nil && !(c.Orig.Src.IsValid() && c.Reply.Dst.IsValid()) {
-			t.Errorf("no error, no addresses: %+v", c)
-		}
-		var e, again Expectation
-		if e.Parse(b) == nil && e.Tuple.Src.IsValid() && e.Tuple.Dst.IsValid() && e.Tuple.Src.Is4() == e.Tuple.Dst.Is4() {
-			if len(e.Function) > len(b) {
-				t.Errorf("read more than there is: %+v", e)
-			}
-			e.Master, e.Mask, e.Helper, e.ID = e.Tuple, e.Tuple, "", 0 // these two are not written
-			if e.NATTuple = (Tuple{}); e.NAT {
-				e.NATTuple = e.Tuple
-			}
-			if err := again.Parse(e.put(nil)); err != nil || again != e {
-				t.Errorf("written and read again: %+v, error %v, want %+v", again, err, e)
-			}
-		}
-		var h HelperObject
-		if h.parse(b) == nil && len(h.Name) > len(b) {
-			t.Errorf("read more than there is: %+v", h)
-		}
-	})
-}

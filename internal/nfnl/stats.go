@@ -46,17 +46,22 @@ type CPUStats struct {
 // Stats gives the counters of each processor: of connections (CTStatsCPU) or of expectations (ExpStatsCPU).
 func (c *Conn) Stats(message uint16) (all []CPUStats, err error) {
 	err = c.dump("read the statistics", message, unix.AF_UNSPEC, nil, func(b []byte) bool {
-		s := CPUStats{CPU: int(binary.BigEndian.Uint16(b[2:]))} // nfgenmsg.res_id
-		a := attributes{rest: b[headerLen:]}
-		for a.next() {
-			if a.typ < CPUCounters {
-				s.Counts[a.typ], s.Has = a.uint32(), s.Has|1<<a.typ
-			}
-		}
-		if a.err == nil {
+		if s := (CPUStats{}); s.parse(b) == nil {
 			all = append(all, s)
 		}
 		return true
 	})
 	return all, err
+}
+
+// parse reads one processor's, with struct nfgenmsg before the attributes.
+func (s *CPUStats) parse(b []byte) error {
+	*s = CPUStats{CPU: int(binary.BigEndian.Uint16(b[2:]))} // nfgenmsg.res_id
+	a := attributes{rest: b[headerLen:]}
+	for a.next() {
+		if a.typ < CPUCounters {
+			s.Counts[a.typ], s.Has = a.uint32(), s.Has|1<<a.typ
+		}
+	}
+	return a.err
 }
