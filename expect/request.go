@@ -1,5 +1,10 @@
 // Package expect is the table of expectations (nf_conntrack_expect): what an announcement compiles to, how it is put
 // into the kernel on shadow masters, and the same table in memory for replays and tests.
+//
+// For programs of administrators there is [Open]: a [Table] lists, gets, creates, changes and deletes any [Expectation] of
+// the calling thread's network namespace, and [Watch] tells of what happens to them, with package flows' kinds of events
+// and errors. An Expectation prints as the line of conntrack -L expect. Its master is a connection of package flows' table
+// that has a helper.
 package expect
 
 import (

@@ -1,6 +1,7 @@
 package expect
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
@@ -26,7 +27,7 @@ const (
 // Expectation is an entry of the expectation table as the kernel has it.
 type Expectation struct {
 	Transport       helpers.Transport
-	Tuple, Mask     helpers.Tuple // what counts of Tuple are the bits of Mask
+	Tuple, Mask     helpers.Tuple // what counts of Tuple are the bits of Mask; no Mask: all of it but a port of 0
 	MasterTransport helpers.Transport
 	Master          helpers.Tuple // original tuple of the connection that it belongs to
 	Timeout         uint32        // seconds from now
@@ -189,9 +190,24 @@ func (e *Expectation) name() string { return fmt.Sprintf("%s %s", e.Transport, e
 func (e *Expectation) raw() nfnl.Expectation {
 	return nfnl.Expectation{
 		Master: rawTuple(e.MasterTransport, e.Master), Tuple: rawTuple(e.Transport, e.Tuple),
-		Mask: rawTuple(e.Transport, e.Mask), Timeout: e.Timeout, Zone: e.Zone, Class: e.Class, Flags: e.Flags,
+		Mask: rawTuple(e.Transport, e.mask()), Timeout: e.Timeout, Zone: e.Zone, Class: e.Class, Flags: e.Flags,
 		NAT: e.NAT, NATDir: uint32(e.NATDir), NATTuple: rawTuple(e.Transport, e.NATTuple), Function: e.Function,
 	}
+}
+
+// mask is Mask, and where that has nothing all of Tuple that is not 0.
+func (e *Expectation) mask() helpers.Tuple {
+	whole := func(end, mask netip.AddrPort) netip.AddrPort {
+		if mask.Addr().IsValid() {
+			return mask
+		}
+		bits, _ := netip.AddrFromSlice(bytes.Repeat([]byte{0xff}, end.Addr().BitLen()/8))
+		if end.Port() == 0 {
+			return netip.AddrPortFrom(bits, 0)
+		}
+		return netip.AddrPortFrom(bits, 0xffff)
+	}
+	return helpers.Tuple{Src: whole(e.Tuple.Src, e.Mask.Src), Dst: whole(e.Tuple.Dst, e.Mask.Dst)}
 }
 
 // shown is an entry as nfnl reads it.

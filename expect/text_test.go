@@ -31,7 +31,7 @@ func FuzzExpectation(f *testing.F) {
 			}
 		}
 		raw := x.raw()
-		if again := shown(&raw); again.Tuple != x.Tuple || again.Mask != x.Mask || again.Master != x.Master || again.Zone != x.Zone {
+		if again := shown(&raw); again.Tuple != x.Tuple || again.Mask != x.mask() || again.Master != x.Master || again.Zone != x.Zone {
 			t.Errorf("%+v, written and read %+v", x, again)
 		}
 		_ = x.name()

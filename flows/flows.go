@@ -1,7 +1,3 @@
-// Package flows is the connection table of the kernel's conntrack: list, get, create, change, delete, watch.
-//
-// A Table belongs to the network namespace of the thread that opens it. What the kernel can test of a Filter it tests, the
-// rest is tested here; Table.Plan says which is which.
 package flows
 
 import (
@@ -32,7 +28,7 @@ type Flow struct {
 	Labels          Labels
 	Counters        [2]Counter // by helpers.Dir; with nf_conntrack_acct
 	Start, Stop     time.Time  // with nf_conntrack_timestamp; Stop when it is gone
-	State           uint8      // enum tcp_conntrack, sctp_conntrack, ct_dccp_states: StateName
+	State           uint8      // TCPEstablished and others; enum sctp_conntrack, ct_dccp_states: StateName
 	TCPFlags        [2]uint8   // by helpers.Dir: IP_CT_TCP_FLAG_*
 	TCPScale        [2]uint8   // by helpers.Dir: window scale
 	SCTPTags        [2]uint32  // by helpers.Dir: verification tags
@@ -124,7 +120,7 @@ func (f *Flow) Confirmed() bool { return f.Status&StatusConfirmed != 0 }
 
 // Established says whether both ends of a TCP connection have spoken, and none has ended.
 func (f *Flow) Established() bool {
-	return f.Transport == helpers.TCP && f.State == nfnl.TCPEstablished
+	return f.Transport == helpers.TCP && f.State == TCPEstablished
 }
 
 // Translated says whether a NAT changes its addresses or ports.

@@ -219,10 +219,24 @@ func TransportName(tr helpers.Transport) string {
 	return "unknown"
 }
 
+// States of a TCP connection (enum tcp_conntrack).
+const (
+	TCPNone uint8 = iota
+	TCPSynSent
+	TCPSynReceived
+	TCPEstablished
+	TCPFinWait
+	TCPCloseWait
+	TCPLastAck
+	TCPTimeWait
+	TCPClose
+	TCPSynSent2 // both ends have sent a SYN
+)
+
 // StateNames are conntrack(8)'s names of a transport's states, by their numbers; nil: it has none.
 func StateNames(tr helpers.Transport) []string {
 	switch tr {
-	case helpers.TCP: // enum tcp_conntrack
+	case helpers.TCP:
 		return tcpStates[:]
 	case unix.IPPROTO_SCTP: // enum sctp_conntrack
 		return sctpStates[:]

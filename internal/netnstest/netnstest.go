@@ -89,6 +89,36 @@ func (n *NS) Do(f func()) {
 	}
 }
 
+// Printed is Do, and what f prints on os.Stdout, which must be nobody else's meanwhile. soFar is told what that is whenever
+// there is more.
+func (n *NS) Printed(f func(), soFar func(string)) string {
+	n.t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer r.Close()
+	stdout := os.Stdout
+	os.Stdout = w
+	read := make(chan string)
+	go func() {
+		var text []byte
+		for piece := make([]byte, 4096); ; {
+			some, err := r.Read(piece)
+			if err != nil { // io.EOF
+				read <- string(text)
+				return
+			}
+			text = append(text, piece[:some]...)
+			soFar(string(text))
+		}
+	}()
+	n.Do(f)
+	os.Stdout = stdout
+	w.Close()
+	return <-read
+}
+
 // Run runs a program in the namespace and returns what it printed; the test fails if it fails.
 func (n *NS) Run(name string, args ...string) string {
 	n.t.Helper()
