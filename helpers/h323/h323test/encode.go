@@ -25,7 +25,7 @@ type V = map[string]any
 // Place is where an address was written.
 type Place struct {
 	Path string // names of the ASN.1, with dots between
-	Off  int    // of the IP address
+	Off  int    // of the IP address; -1: it and the port are in more than one fragment
 	Addr netip.AddrPort
 }
 
@@ -157,19 +157,22 @@ func (w *writer) open(write func(*writer)) {
 	w.string(in.whole(), in.places)
 }
 
-// string writes bytes with a length. places are those in it: they count if it is in one piece.
+// string writes bytes with a length. places are those in it.
 func (w *writer) string(b []byte, places []Place) {
-	for {
-		n, more := w.length(len(b))
-		if !more {
-			for _, p := range places {
-				p.Off += len(w.b)
-				w.places = append(w.places, p)
+	first := len(w.places)
+	w.places = append(w.places, places...)
+	for i := range places {
+		w.places[first+i].Off = -1
+	}
+	for at := 0; ; {
+		n, more := w.length(len(b) - at)
+		for i, p := range places {
+			if end := p.Off + len(p.Addr.Addr().AsSlice()) + 2; p.Off >= at && end <= at+n {
+				w.places[first+i].Off = len(w.b) + p.Off - at
 			}
 		}
-		places = nil
-		w.octets(b[:n])
-		if b = b[n:]; !more {
+		w.octets(b[at : at+n])
+		if at += n; !more {
 			return
 		}
 	}
@@ -203,7 +206,7 @@ func (w *writer) value(t *wire.Type, v any) {
 	case wire.Boolean:
 		b, _ := v.(bool)
 		w.bit(b)
-	case wire.Null, wire.Rest:
+	case wire.Null:
 	case wire.Enumerated, wire.Nulls:
 		n, _ := v.(int)
 		added := int64(n) > t.Hi

@@ -32,7 +32,9 @@ func signalling(kind byte, reference uint16, flag bool, v V) ([]byte, []Place) {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(in)+1))
 	b = append(b, 5)
 	for i := range places {
-		places[i].Off += len(b)
+		if places[i].Off >= 0 {
+			places[i].Off += len(b)
+		}
 	}
 	return append(b, in...), places
 }

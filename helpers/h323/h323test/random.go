@@ -52,7 +52,7 @@ func Paths(typ string) (paths [][]*wire.Row) {
 
 // plain says whether a row is one of those that Strict leaves.
 func plain(r *wire.Row) bool {
-	return r.Type != nil && r.Type.Form != wire.Rest && r.Type.Name != "SIGNED" && r.Name != "cryptoSignedToken"
+	return r.Type != nil && r.Type.Name != "SIGNED" && r.Name != "cryptoSignedToken"
 }
 
 // next takes the row of t that the path goes along; nil: none.
@@ -79,6 +79,9 @@ func (r *Random) row(row *wire.Row, depth int) any {
 	}
 	return r.value(row.Type, depth+1)
 }
+
+// deep is from where on a CHOICE takes its first alternative, which leads to no type within itself.
+const deep = 16
 
 // often says yes less often the deeper it is asked.
 func (r *Random) often(depth int) bool { return r.IntN(10) < 6-depth/4 }
@@ -208,6 +211,9 @@ func (r *Random) choice(t *wire.Type, depth int) any {
 	}
 	for row == nil || r.Strict && !plain(row) {
 		row = &t.Rows[r.IntN(len(t.Rows))]
+		if depth > deep {
+			row = &t.Rows[0]
+		}
 	}
 	if row.Type == nil {
 		return V{row.Name: r.octets(1 + r.IntN(30))}

@@ -1,7 +1,8 @@
 // Package wire reads what H.323 end points and gatekeepers say to each other: RAS and call signalling (H.225.0), and
 // H.245. It gives the transport addresses of a message with their places, and the few values that a helper of
 // cthelperd needs to know what they are for. It reads no more of a message than that takes, allocates nothing once its
-// caller's slices have grown, and does work that the length of the message bounds.
+// caller's slices have grown (but for what comes in fragments, which begin at 16 KiB), and does work that the length of
+// the message bounds.
 package wire
 
 import (
@@ -49,7 +50,7 @@ type Message struct {
 
 	Addresses []Address // all, in the order of their bytes
 	Controls  []Control // H.245 messages: those of the frame, or carried in this one; in order
-	Skipped   int       // extensions and tunnelled messages that cannot be read, and were skipped by their lengths
+	Skipped   int       // extensions and tunnelled messages that cannot be read, and addresses that a fragment's end cuts
 }
 
 // Address is a transport address in a message.
@@ -247,9 +248,15 @@ func (w *walker) bytes(as Field, at, n int) {
 	}
 }
 
-// address takes a port and the IP address straight before it.
+// address takes a port and the IP address straight before it. Where the two are in more than one fragment there is no
+// place to give: it is skipped.
 func (w *walker) address(port uint16) {
 	if w.place == 0 {
+		return
+	}
+	off, whole := w.source(w.ip, w.ipSize+2)
+	if !whole {
+		w.m.Skipped++
 		return
 	}
 	addr, ok := netip.AddrFromSlice(w.b[w.ip : w.ip+w.ipSize])
@@ -257,7 +264,7 @@ func (w *walker) address(port uint16) {
 		return
 	}
 	w.m.Addresses = append(w.m.Addresses, Address{
-		Off:     w.ip,
+		Off:     off,
 		Addr:    netip.AddrPortFrom(addr, port),
 		Field:   w.place,
 		Session: w.session,

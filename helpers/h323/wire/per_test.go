@@ -53,7 +53,6 @@ func TestReader(t *testing.T) {
 		{"OBJECT IDENTIFIER", "OBJECT IDENTIFIER", "0600088175000d", "56 <nil>"},
 		{"ends early", "OCTET STRING (SIZE (16))", "010203", "24 ends early"},
 		{"nothing", "BOOLEAN", "", "0 ends early"},
-		{"rest", "REST", "010203", "24 <nil>"},
 		{"open type", "OPEN", "02010203", "24 <nil>"},
 	}
 	for _, tt := range tests {

@@ -31,31 +31,10 @@ func TestRandomMessages(t *testing.T) {
 		if err := x.read(&got); err != nil {
 			t.Fatalf("seed %d: %v\n%s\n%x", seed, err, x.typ, x.b)
 		}
-		if got.Skipped > 0 && len(x.b) > 16384 {
-			x.whole(t, &got)
-			continue
-		}
 		want := x.want()
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("seed %d: written and read differ:\n%s\n%x", seed, diff, x.b)
 		}
-	}
-}
-
-// whole checks a message in which something that the tables know went in fragments: it is not looked into, so only those
-// addresses count that are not in it.
-func (x drawn) whole(t *testing.T, got *wire.Message) {
-	t.Helper()
-	var read []h323test.Place
-	for _, a := range got.Addresses {
-		read = append(read, h323test.Place{Off: a.Off, Addr: a.Addr})
-	}
-	written := slices.Clone(x.places)
-	for i := range written {
-		written[i].Path = ""
-	}
-	if !slices.Equal(read, written) {
-		t.Fatalf("%s: read %v, want %v\n%x", x.typ, read, written, x.b)
 	}
 }
 
@@ -86,10 +65,17 @@ func write(rnd *h323test.Random, typ string, path []*wire.Row) drawn {
 		x.value = rnd.Value(typ, path).(V)
 		x.b, x.places = h323test.Encode(typ, x.value)
 	}
-	if typ == "H323-UserInformation" {
+	return x.framed()
+}
+
+// framed puts a message of Q.931 around call signalling.
+func (x drawn) framed() drawn {
+	if x.typ == "H323-UserInformation" {
 		head := []byte{8, 2, 0x81, 2, 5, 0x7e, byte((len(x.b) + 1) >> 8), byte(len(x.b) + 1), 5}
 		for i := range x.places {
-			x.places[i].Off += len(head)
+			if x.places[i].Off >= 0 {
+				x.places[i].Off += len(head)
+			}
 		}
 		x.b = append(head, x.b...)
 	}
@@ -187,6 +173,10 @@ func (w *wanted) components(t *wire.Type, v V) {
 	if ip || network {
 		p := w.places[0]
 		w.places = w.places[1:]
+		if p.Off < 0 {
+			w.m.Skipped++
+			return
+		}
 		w.m.Addresses = append(w.m.Addresses, wire.Address{
 			Off: p.Off, Addr: p.Addr, Field: place(p.Path), Session: w.session, Control: w.control,
 			Reverse: w.control >= 0 && w.in("reverseLogicalChannelParameters"),
@@ -303,7 +293,7 @@ func (w *wanted) controlNumber(t *wire.Type, n int) {
 		*data = wire.Data(n + 1)
 	case name == "mediaType":
 		*data = [...]wire.Data{wire.NonStandardData, wire.VideoData, wire.AudioData, wire.ApplicationData, 0}[min(n, 4)]
-	case name == "application" && !reverse:
+	case name == "application" && !reverse && !w.in("dataMode"):
 		c.Application = uint8(n)
 	case name == "mediaGuaranteedDelivery" && !reverse:
 		c.Reliable = n == 1

@@ -22,7 +22,6 @@ const (
 	Nulls      // a CHOICE of NULL only: 0 to Hi, and extensions
 	String     // OCTET STRING, BIT STRING, OBJECT IDENTIFIER, character strings: Lo to Hi units
 	Open       // a length in bytes and what they count
-	Rest       // all that follows in this encoding
 )
 
 // definition is a type of the tables: its name in the ASN.1, what it is, its components.
@@ -33,8 +32,8 @@ type definition struct {
 }
 
 // row is a component or an alternative. typ is the ASN.1 type, with OPTIONAL; NULLS (n, ...) stands for a CHOICE of n
-// NULLs, OPEN for an open type, REST for what is not read. The row "..." is the extension marker; those behind it are
-// additions. An addition without a type is skipped by its length, as are those that follow the last row.
+// NULLs, OPEN for an open type. The row "..." is the extension marker; those behind it are additions. An addition without
+// a type is skipped by its length, as are those that follow the last row.
 type row struct {
 	name, typ string
 	as        Field
@@ -159,8 +158,6 @@ func (s *types) find(text string) *Type {
 		t.Hi--
 	case "OPEN":
 		t.Form = Open
-	case "REST":
-		t.Form = Rest
 	case "OBJECT IDENTIFIER", "OCTET STRING", "GeneralString":
 		t.Form, t.Unit = String, 8
 	case "BIT STRING":

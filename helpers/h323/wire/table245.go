@@ -1,8 +1,7 @@
 package wire
 
 // h245 is module MULTIMEDIA-SYSTEM-CONTROL of H.245 version 15 (12/2009), Annex A, as h2250 is H323-MESSAGES. Of the
-// messages that H.323 does not use (those of H.223 and H.222) and of RequestMode, nothing is read. A name that
-// H.225.0 has too begins with H.245.
+// root all is there, as what follows it in a frame may have an address. A name that H.225.0 has too begins with H.245.
 var h245 = []definition{
 
 	// Top level messages.
@@ -20,9 +19,9 @@ var h245 = []definition{
 		{"openLogicalChannel", "OpenLogicalChannel", 0},
 		{"closeLogicalChannel", "CloseLogicalChannel", 0},
 		{"requestChannelClose", "RequestChannelClose", 0},
-		{"multiplexEntrySend", "REST", 0},
-		{"requestMultiplexEntry", "REST", 0},
-		{"requestMode", "REST", 0},
+		{"multiplexEntrySend", "MultiplexEntrySend", 0},
+		{"requestMultiplexEntry", "RequestMultiplexEntry", 0},
+		{"requestMode", "RequestMode", 0},
 		{"roundTripDelayRequest", "RoundTripDelayRequest", 0},
 		{"maintenanceLoopRequest", "MaintenanceLoopRequest", 0},
 		{"...", "", 0},
@@ -38,10 +37,10 @@ var h245 = []definition{
 		{"closeLogicalChannelAck", "CloseLogicalChannelAck", 0},
 		{"requestChannelCloseAck", "RequestChannelCloseAck", 0},
 		{"requestChannelCloseReject", "RequestChannelCloseReject", 0},
-		{"multiplexEntrySendAck", "REST", 0},
-		{"multiplexEntrySendReject", "REST", 0},
-		{"requestMultiplexEntryAck", "REST", 0},
-		{"requestMultiplexEntryReject", "REST", 0},
+		{"multiplexEntrySendAck", "MultiplexEntrySendAck", 0},
+		{"multiplexEntrySendReject", "MultiplexEntrySendReject", 0},
+		{"requestMultiplexEntryAck", "RequestMultiplexEntryAck", 0},
+		{"requestMultiplexEntryReject", "RequestMultiplexEntryReject", 0},
 		{"requestModeAck", "RequestModeAck", 0},
 		{"requestModeReject", "RequestModeReject", 0},
 		{"roundTripDelayResponse", "RoundTripDelayResponse", 0},
@@ -68,13 +67,13 @@ var h245 = []definition{
 		{"terminalCapabilitySetRelease", "TerminalCapabilitySetRelease", 0},
 		{"openLogicalChannelConfirm", "OpenLogicalChannelConfirm", 0},
 		{"requestChannelCloseRelease", "RequestChannelCloseRelease", 0},
-		{"multiplexEntrySendRelease", "REST", 0},
-		{"requestMultiplexEntryRelease", "REST", 0},
+		{"multiplexEntrySendRelease", "MultiplexEntrySendRelease", 0},
+		{"requestMultiplexEntryRelease", "RequestMultiplexEntryRelease", 0},
 		{"requestModeRelease", "RequestModeRelease", 0},
 		{"miscellaneousIndication", "MiscellaneousIndication", 0},
 		{"jitterIndication", "JitterIndication", 0},
 		{"h223SkewIndication", "H223SkewIndication", 0},
-		{"newATMVCIndication", "REST", 0},
+		{"newATMVCIndication", "NewATMVCIndication", 0},
 		{"userInput", "UserInputIndication", 0},
 		{"...", "", 0}, {"h2250MaximumSkewIndication", "", 0},
 		{"mcLocationIndication", "MCLocationIndication", 0},
@@ -789,7 +788,76 @@ var h245 = []definition{
 		{"...", "", 0},
 	}},
 
-	// Modes, as far as they stand in the way.
+	// Multiplex table (H.223).
+	{"MultiplexEntrySend", Sequence, []row{
+		{"sequenceNumber", "INTEGER (0..255)", 0},
+		{"multiplexEntryDescriptors", "SET (SIZE (1..15)) OF MultiplexEntryDescriptor", 0},
+		{"...", "", 0},
+	}},
+	{"MultiplexEntryDescriptor", Sequence, []row{
+		{"multiplexTableEntryNumber", "INTEGER (1..15)", 0},
+		{"elementList", "SEQUENCE (SIZE (1..256)) OF MultiplexElement OPTIONAL", 0},
+	}},
+	{"MultiplexElement", Sequence, []row{
+		{"type", "MultiplexElement.type", 0},
+		{"repeatCount", "MultiplexElement.repeatCount", 0},
+	}},
+	{"MultiplexElement.type", Choice, []row{
+		{"logicalChannelNumber", "INTEGER (0..65535)", 0},
+		{"subElementList", "SEQUENCE (SIZE (2..255)) OF MultiplexElement", 0},
+	}},
+	{"MultiplexElement.repeatCount", Choice, []row{
+		{"finite", "INTEGER (1..65535)", 0},
+		{"untilClosingFlag", "NULL", 0},
+	}},
+	{"MultiplexEntrySendAck", Sequence, []row{
+		{"sequenceNumber", "INTEGER (0..255)", 0},
+		{"multiplexTableEntryNumber", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"...", "", 0},
+	}},
+	{"MultiplexEntrySendReject", Sequence, []row{
+		{"sequenceNumber", "INTEGER (0..255)", 0},
+		{"rejectionDescriptions", "SET (SIZE (1..15)) OF MultiplexEntryRejectionDescriptions", 0},
+		{"...", "", 0},
+	}},
+	{"MultiplexEntryRejectionDescriptions", Sequence, []row{
+		{"multiplexTableEntryNumber", "INTEGER (1..15)", 0},
+		{"cause", "NULLS (2, ...)", 0},
+		{"...", "", 0},
+	}},
+	{"MultiplexEntrySendRelease", Sequence, []row{
+		{"multiplexTableEntryNumber", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"...", "", 0},
+	}},
+	{"RequestMultiplexEntry", Sequence, []row{
+		{"entryNumbers", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"...", "", 0},
+	}},
+	{"RequestMultiplexEntryAck", Sequence, []row{
+		{"entryNumbers", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"...", "", 0},
+	}},
+	{"RequestMultiplexEntryReject", Sequence, []row{
+		{"entryNumbers", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"rejectionDescriptions", "SET (SIZE (1..15)) OF RequestMultiplexEntryRejectionDescriptions", 0},
+		{"...", "", 0},
+	}},
+	{"RequestMultiplexEntryRejectionDescriptions", Sequence, []row{
+		{"multiplexTableEntryNumber", "INTEGER (1..15)", 0},
+		{"cause", "NULLS (1, ...)", 0},
+		{"...", "", 0},
+	}},
+	{"RequestMultiplexEntryRelease", Sequence, []row{
+		{"entryNumbers", "SET (SIZE (1..15)) OF INTEGER (1..15)", 0},
+		{"...", "", 0},
+	}},
+
+	// Modes.
+	{"RequestMode", Sequence, []row{
+		{"sequenceNumber", "INTEGER (0..255)", 0},
+		{"requestedModes", "SEQUENCE (SIZE (1..256)) OF SET (SIZE (1..256)) OF ModeElement", 0},
+		{"...", "", 0},
+	}},
 	{"RequestModeAck", Sequence, []row{
 		{"sequenceNumber", "INTEGER (0..255)", 0},
 		{"response", "NULLS (2, ...)", 0},
@@ -803,8 +871,135 @@ var h245 = []definition{
 	{"RequestModeRelease", Sequence, []row{
 		{"...", "", 0},
 	}},
-
-	// Modes, as far as they stand in the way.
+	{"ModeElement", Sequence, []row{
+		{"type", "ModeElement.type", 0},
+		{"h223ModeParameters", "H223ModeParameters OPTIONAL", 0},
+		{"...", "", 0},
+	}},
+	{"ModeElement.type", Choice, []row{
+		{"nonStandard", "H.245 NonStandardParameter", 0},
+		{"videoMode", "VideoMode", 0},
+		{"audioMode", "AudioMode", 0},
+		{"dataMode", "DataMode", 0},
+		{"encryptionMode", "EncryptionMode", 0},
+		{"...", "", 0},
+	}},
+	{"H223ModeParameters", Sequence, []row{
+		{"adaptationLayerType", "H223ModeParameters.adaptationLayerType", 0},
+		{"segmentableFlag", "BOOLEAN", 0},
+		{"...", "", 0},
+	}},
+	{"H223ModeParameters.adaptationLayerType", Choice, []row{
+		{"nonStandard", "H.245 NonStandardParameter", 0},
+		{"al1Framed", "NULL", 0},
+		{"al1NotFramed", "NULL", 0},
+		{"al2WithoutSequenceNumbers", "NULL", 0},
+		{"al2WithSequenceNumbers", "NULL", 0},
+		{"al3", "H223ModeParameters.adaptationLayerType.al3", 0},
+		{"...", "", 0},
+	}},
+	{"H223ModeParameters.adaptationLayerType.al3", Sequence, []row{
+		{"controlFieldOctets", "INTEGER (0..2)", 0},
+		{"sendBufferSize", "INTEGER (0..16777215)", 0},
+	}},
+	{"VideoMode", Choice, []row{
+		{"nonStandard", "H.245 NonStandardParameter", 0},
+		{"h261VideoMode", "H261VideoMode", 0},
+		{"h262VideoMode", "H262VideoMode", 0},
+		{"h263VideoMode", "H263VideoMode", 0},
+		{"is11172VideoMode", "IS11172VideoMode", 0},
+		{"...", "", 0},
+	}},
+	{"H261VideoMode", Sequence, []row{
+		{"resolution", "NULLS (2)", 0},
+		{"bitRate", "INTEGER (1..19200)", 0},
+		{"stillImageTransmission", "BOOLEAN", 0},
+		{"...", "", 0},
+	}},
+	{"H262VideoMode", Sequence, []row{
+		{"profileAndLevel", "NULLS (11, ...)", 0},
+		{"videoBitRate", "INTEGER (0..1073741823) OPTIONAL", 0},
+		{"vbvBufferSize", "INTEGER (0..262143) OPTIONAL", 0},
+		{"samplesPerLine", "INTEGER (0..16383) OPTIONAL", 0},
+		{"linesPerFrame", "INTEGER (0..16383) OPTIONAL", 0},
+		{"framesPerSecond", "INTEGER (0..15) OPTIONAL", 0},
+		{"luminanceSampleRate", "INTEGER (0..4294967295) OPTIONAL", 0},
+		{"...", "", 0},
+	}},
+	{"H263VideoMode", Sequence, []row{
+		{"resolution", "NULLS (5, ...)", 0},
+		{"bitRate", "INTEGER (1..19200)", 0},
+		{"unrestrictedVector", "BOOLEAN", 0},
+		{"arithmeticCoding", "BOOLEAN", 0},
+		{"advancedPrediction", "BOOLEAN", 0},
+		{"pbFrames", "BOOLEAN", 0},
+		{"...", "", 0},
+	}},
+	{"IS11172VideoMode", Sequence, []row{
+		{"constrainedBitstream", "BOOLEAN", 0},
+		{"videoBitRate", "INTEGER (0..1073741823) OPTIONAL", 0},
+		{"vbvBufferSize", "INTEGER (0..262143) OPTIONAL", 0},
+		{"samplesPerLine", "INTEGER (0..16383) OPTIONAL", 0},
+		{"linesPerFrame", "INTEGER (0..16383) OPTIONAL", 0},
+		{"pictureRate", "INTEGER (0..15) OPTIONAL", 0},
+		{"luminanceSampleRate", "INTEGER (0..4294967295) OPTIONAL", 0},
+		{"...", "", 0},
+	}},
+	{"AudioMode", Choice, []row{
+		{"nonStandard", "H.245 NonStandardParameter", 0},
+		{"g711Alaw64k", "NULL", 0},
+		{"g711Alaw56k", "NULL", 0},
+		{"g711Ulaw64k", "NULL", 0},
+		{"g711Ulaw56k", "NULL", 0},
+		{"g722-64k", "NULL", 0},
+		{"g722-56k", "NULL", 0},
+		{"g722-48k", "NULL", 0},
+		{"g728", "NULL", 0},
+		{"g729", "NULL", 0},
+		{"g729AnnexA", "NULL", 0},
+		{"g7231", "NULLS (4)", 0},
+		{"is11172AudioMode", "IS11172AudioMode", 0},
+		{"is13818AudioMode", "IS13818AudioMode", 0},
+		{"...", "", 0},
+	}},
+	{"IS11172AudioMode", Sequence, []row{
+		{"audioLayer", "NULLS (3)", 0},
+		{"audioSampling", "NULLS (3)", 0},
+		{"multichannelType", "NULLS (3)", 0},
+		{"bitRate", "INTEGER (1..448)", 0},
+		{"...", "", 0},
+	}},
+	{"IS13818AudioMode", Sequence, []row{
+		{"audioLayer", "NULLS (3)", 0},
+		{"audioSampling", "NULLS (6)", 0},
+		{"multichannelType", "NULLS (10)", 0},
+		{"lowFrequencyEnhancement", "BOOLEAN", 0},
+		{"multilingual", "BOOLEAN", 0},
+		{"bitRate", "INTEGER (1..1130)", 0},
+		{"...", "", 0},
+	}},
+	{"DataMode", Sequence, []row{
+		{"application", "DataMode.application", 0},
+		{"bitRate", "INTEGER (0..4294967295)", 0},
+		{"...", "", 0},
+	}},
+	{"DataMode.application", Choice, []row{
+		{"nonStandard", "H.245 NonStandardParameter", 0},
+		{"t120", "DataProtocolCapability", 0},
+		{"dsm-cc", "DataProtocolCapability", 0},
+		{"userData", "DataProtocolCapability", 0},
+		{"t84", "DataProtocolCapability", 0},
+		{"t434", "DataProtocolCapability", 0},
+		{"h224", "DataProtocolCapability", 0},
+		{"nlpid", "DataMode.application.nlpid", 0},
+		{"dsvdControl", "NULL", 0},
+		{"h222DataPartitioning", "DataProtocolCapability", 0},
+		{"...", "", 0},
+	}},
+	{"DataMode.application.nlpid", Sequence, []row{
+		{"nlpidProtocol", "DataProtocolCapability", 0},
+		{"nlpidData", "OCTET STRING", 0},
+	}},
 	{"EncryptionMode", Choice, []row{
 		{"nonStandard", "H.245 NonStandardParameter", 0},
 		{"h233Encryption", "NULL", 0},
@@ -995,6 +1190,32 @@ var h245 = []definition{
 		{"logicalChannelNumber1", "INTEGER (1..65535)", 0},
 		{"logicalChannelNumber2", "INTEGER (1..65535)", 0},
 		{"skew", "INTEGER (0..4095)", 0},
+		{"...", "", 0},
+	}},
+	{"NewATMVCIndication", Sequence, []row{
+		{"resourceID", "INTEGER (0..65535)", 0},
+		{"bitRate", "INTEGER (1..65535)", 0},
+		{"bitRateLockedToPCRClock", "BOOLEAN", 0},
+		{"bitRateLockedToNetworkClock", "BOOLEAN", 0},
+		{"aal", "NewATMVCIndication.aal", 0},
+		{"multiplex", "NULLS (3, ...)", 0},
+		{"...", "", 0},
+	}},
+	{"NewATMVCIndication.aal", Choice, []row{
+		{"aal1", "NewATMVCIndication.aal.aal1", 0},
+		{"aal5", "NewATMVCIndication.aal.aal5", 0},
+		{"...", "", 0},
+	}},
+	{"NewATMVCIndication.aal.aal1", Sequence, []row{
+		{"clockRecovery", "NULLS (3, ...)", 0},
+		{"errorCorrection", "NULLS (4, ...)", 0},
+		{"structuredDataTransfer", "BOOLEAN", 0},
+		{"partiallyFilledCells", "BOOLEAN", 0},
+		{"...", "", 0},
+	}},
+	{"NewATMVCIndication.aal.aal5", Sequence, []row{
+		{"forwardMaximumSDUSize", "INTEGER (0..65535)", 0},
+		{"backwardMaximumSDUSize", "INTEGER (0..65535)", 0},
 		{"...", "", 0},
 	}},
 	{"MCLocationIndication", Sequence, []row{

@@ -13,6 +13,8 @@ type walker struct {
 	quoted  bool    // in what an IRR tells of calls
 	ip      int     // byte of the last IP address, and its length
 	ipSize  int
+	size    int     // of the message: what follows it in b was put together from fragments
+	pieces  []piece // of that
 }
 
 // newWalker reads b from a byte on.
@@ -23,6 +25,7 @@ func newWalker(m *Message, b []byte, from int) walker {
 		m:       m,
 		types:   schema(),
 		control: -1,
+		size:    len(b),
 	}
 }
 
@@ -31,7 +34,8 @@ func (w *walker) fault() error {
 	if w.err == nil {
 		return nil
 	}
-	return &Error{Off: w.errAt, Err: w.err}
+	off, _ := w.source(w.errAt, 0)
+	return &Error{Off: off, Err: w.err}
 }
 
 // walk reads a value of t; as is what it is to the row that has it.
@@ -67,23 +71,15 @@ func (w *walker) walk(t *Type, as Field) {
 		}
 		w.within(uint32(t.Hi))
 	case String:
-		at, n, more := w.skipUnits(t)
-		switch {
-		case more || w.err != nil:
-			if t.Of != nil {
-				w.m.Skipped++
-			}
-		case t.Of != nil:
+		if t.Of == nil {
+			w.units(t, as)
+		} else if at, n := w.contents(); w.err == nil {
 			outer := w.enter(at, n)
 			w.messages(t.Of)
 			w.leave(outer)
-		case as > lastPlace:
-			w.bytes(as, at, n*t.Unit/8)
 		}
 	case Open, Integer:
 		w.skipOpen()
-	case Rest:
-		w.pos = w.end
 	}
 }
 
@@ -220,18 +216,11 @@ func (w *walker) addition(r *Row) {
 		w.skipOpen()
 		return
 	}
-	n, more := w.length()
-	at := w.octets(n)
-	if more {
-		w.skipFragments()
-		w.m.Skipped++ // it is in pieces
+	if at, n := w.contents(); w.err == nil {
+		outer := w.enter(at, n)
+		w.row(r)
+		w.leave(outer)
 	}
-	if more || w.err != nil {
-		return
-	}
-	outer := w.enter(at, n)
-	w.row(r)
-	w.leave(outer)
 }
 
 // messages reads H.245 messages of type t, each from a whole byte on, to the end. What cannot be read behind a first
@@ -278,20 +267,9 @@ func (w *walker) leave(o outer) {
 	}
 }
 
-// skipOpen passes over a length in bytes and what it counts.
-func (w *walker) skipOpen() {
-	n, more := w.length()
-	w.octets(n)
-	if more {
-		w.skipFragments()
-	}
-}
-
-// skipFragments passes over those that follow a first one.
-func (w *walker) skipFragments() {
-	for more := true; more && w.step(); {
-		var n int
-		n, more = w.length()
-		w.octets(n)
+// units passes over a string, or keeps it.
+func (w *walker) units(t *Type, as Field) {
+	if at, n, more := w.skipUnits(t); as > lastPlace && !more && w.err == nil {
+		w.bytes(as, at, n*t.Unit/8)
 	}
 }
