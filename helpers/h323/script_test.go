@@ -21,7 +21,8 @@ import (
 //	C h245: {"request": {"openLogicalChannel": {…}}}
 //	~ h245: {"request": {"openLogicalChannel": {…}}}                the entry above behind the NAT
 //
-// Elements of fastStart, h245Control and parallelH245Control are written the same way.
+// Elements of fastStart, h245Control and parallelH245Control are written the same way. A list in the place of a message of
+// H.245 is several, one behind the other.
 
 // types are the message types of Q.931, table 4-2, that carry a body of H.225.0.
 var types = map[string]byte{
@@ -55,7 +56,7 @@ func script(text string) (string, error) {
 		case "ras":
 			b = h323test.RAS(v.(h323test.V))
 		case "h245":
-			b = h323test.TPKT(h323test.Control(v.(h323test.V)))
+			b = h323test.TPKT(control(v))
 		case "q931":
 			n, err := strconv.ParseUint(strings.TrimSuffix(words[1], "*"), 10, 15)
 			if err != nil {
@@ -94,19 +95,32 @@ func signalling(reference uint16, called bool, v h323test.V) []byte {
 
 // carried encodes the messages that a component carries.
 func carried(name string, value any) any {
-	encode := func(v h323test.V) []byte { return h323test.Control(v) }
+	encode := control
 	switch name {
 	case "fastStart":
-		encode = h323test.OLC
+		encode = func(v any) []byte { return h323test.OLC(v.(h323test.V)) }
 	case "h245Control", "parallelH245Control":
 	default:
 		return value
 	}
 	var all []any
 	for _, v := range value.([]any) {
-		all = append(all, encode(v.(h323test.V)))
+		all = append(all, encode(v))
 	}
 	return all
+}
+
+// control is a message of H.245, or those of a list behind each other.
+func control(v any) []byte {
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	var b []byte
+	for _, v := range list {
+		b = append(b, h323test.Control(v.(h323test.V))...)
+	}
+	return b
 }
 
 // plain makes values for package h323test of JSON's.
