@@ -186,7 +186,7 @@ func (d *daemon) leftovers() {
 
 // use makes e the engine.
 func (d *daemon) use(e *engine.Engine) {
-	d.engine = e
+	d.engine, d.tables.flush = e, d.flush
 	d.steps = engine.Batch{Engine: e, Table: d.tables, Verdict: d.verdict}
 }
 

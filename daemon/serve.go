@@ -193,6 +193,7 @@ func (d *daemon) verdict(v engine.Verdict) {
 	if v.Drop {
 		err = d.queues[i].Drop(id)
 	} else if own, ok := d.queues[i].(*queue.Queue); ok && v.Data != nil && len(d.tables.owed) > 0 {
+		d.flush()
 		err = own.VerdictAfter(d.tables.adjusts, id, v.Data)
 		d.tables.taken()
 	} else {
@@ -201,5 +202,14 @@ func (d *daemon) verdict(v engine.Verdict) {
 	}
 	if err != nil && d.failed.Add(1) == 1 {
 		d.log.Error("a packet could not be given back; more of this is only counted", "error", err)
+	}
+}
+
+// flush sends the verdicts that are noted, of all queues: the directions of a connection may have different ones.
+func (d *daemon) flush() {
+	for _, q := range d.queues {
+		if err := q.Flush(); err != nil && d.failed.Add(1) == 1 {
+			d.log.Error("packets could not be given back; more of this is only counted", "error", err)
+		}
 	}
 }

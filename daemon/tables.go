@@ -29,9 +29,10 @@ type tables struct {
 	together bool
 	adjusts  []byte
 	owed     []engine.Adjust
-	told     bool  // the queue tells a packet's connection
-	control  ports // of the configuration
-	zones    zones // if the queue does not tell
+	flush    func() // sends the verdicts that are noted; nil: there are none
+	told     bool   // the queue tells a packet's connection
+	control  ports  // of the configuration
+	zones    zones  // if the queue does not tell
 	// existing are control connections that began before the daemon did, or before it knew their port.
 	existing map[connection]struct{}
 	unasked  []connection // of existing, in this round of askExisting
@@ -138,6 +139,7 @@ func (t *tables) Do(requests []engine.Request, answers []error) {
 // daemon die between the two, the kernel would go on moving the numbers of a text whose new length was never sent.
 func (t *tables) adjust(a *engine.Adjust) error {
 	if !t.together || a.Zone != 0 {
+		t.before()
 		return t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
 	}
 	t.adjusts = flows.AppendAdjust(t.adjusts, a.Transport, a.Orig, a.Dir, flows.SeqAdj(a.SeqAdjust))
@@ -147,6 +149,7 @@ func (t *tables) adjust(a *engine.Adjust) error {
 
 // settle sets the adjustments that no verdict took along.
 func (t *tables) settle() (err error) {
+	t.before()
 	for i := range t.owed {
 		a := &t.owed[i]
 		e := t.flows.Adjust(a.Transport, a.Orig, a.Zone, a.Dir, flows.SeqAdj(a.SeqAdjust))
@@ -156,6 +159,13 @@ func (t *tables) settle() (err error) {
 	}
 	t.taken()
 	return err
+}
+
+// before sends what must be on its way before an adjustment changes: the numbers of these packets fit the one that is.
+func (t *tables) before() {
+	if t.flush != nil {
+		t.flush()
+	}
 }
 
 // taken says that the adjustments were sent.

@@ -11,6 +11,7 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/ftp"
 	"github.com/cthelperd/cthelperd/internal/config"
+	"github.com/cthelperd/cthelperd/internal/engine"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 	"github.com/cthelperd/cthelperd/internal/nfnl"
 )
@@ -110,5 +111,66 @@ func TestAsks(t *testing.T) {
 			t.Errorf("second %d: %d questions answered anew, want %d", second, answered, asksPerSec)
 		}
 		now = now.Add(time.Second)
+	}
+}
+
+// noting is a queue with a verdict that is noted; sent tells what the connection's adjustment is when it is sent.
+type noting struct {
+	driver
+	waits bool
+	sent  func()
+}
+
+func (q *noting) Verdict(uint32, []byte) error {
+	q.waits = true
+	return nil
+}
+
+func (q *noting) Flush() error {
+	if q.waits {
+		q.waits = false
+		q.sent()
+	}
+	return nil
+}
+
+// TestAdjustAfterVerdicts: the numbers of a packet that was given back fit the adjustment as it was. So it leaves before
+// that changes, whatever queue it came from.
+func TestAdjustAfterVerdicts(t *testing.T) {
+	for _, together := range []bool{false, true} {
+		netnstest.New(t).Do(func() {
+			d := &daemon{tables: &tables{together: together}}
+			defer func() { d.tables.close() }()
+			var err error
+			if d.tables.flows, err = flows.Open(); err != nil {
+				t.Error(err)
+				return
+			}
+			d.tables.flush = d.flush
+			c := flows.Flow{Transport: helpers.TCP, Timeout: 60, Status: flows.StatusSeenReply}
+			c.Orig.Src, c.Orig.Dst = netip.MustParseAddrPort("192.0.2.1:50000"), netip.MustParseAddrPort("198.51.100.9:5060")
+			c.Reply = c.Orig.Turned()
+			if err := d.tables.flows.Create(&c); err != nil {
+				t.Error(err)
+				return
+			}
+			after := func() int32 {
+				f, err := d.tables.flows.Get(c.Transport, c.Orig, 0)
+				if err != nil {
+					t.Error(err)
+				}
+				return f.Adjust[helpers.Original].After
+			}
+			at := int32(-1)
+			other := &noting{sent: func() { at = after() }}
+			d.queues = []driver{&noting{}, other}
+			d.verdict(engine.Verdict{ID: 1<<32 | 1})
+			adjust := engine.Adjust{Transport: c.Transport, Orig: c.Orig, SeqAdjust: engine.SeqAdjust{Pos: 1, After: 7}}
+			d.tables.Do([]engine.Request{{Adjust: &adjust}}, make([]error, 1))
+			d.settle()
+			if at != 0 || after() != 7 {
+				t.Errorf("together %v: the verdict was sent with an adjustment by %d, which is %d then; want 0 and 7", together, at, after())
+			}
+		})
 	}
 }

@@ -11,11 +11,18 @@ import (
 // TestTrunk: hundreds of calls at once over one flow, which end in random order. Each plays just before its end, when many
 // others have ended: all packets of all calls arrive, so an end takes down nothing of the others. In the end nothing is open.
 func TestTrunk(t *testing.T) {
-	const calls, rate = 200, 100
+	const calls, rate, control = 200, 100, 10
 	for _, row := range []struct {
 		nat       nat
 		transport helpers.Transport
-	}{{masquerade, helpers.UDP}, {routed, helpers.TCP}} {
+		pairwise  bool // too
+	}{
+		{routed, helpers.UDP, false}, {routed, helpers.TCP, true}, {masquerade, helpers.UDP, true},
+		{masquerade, helpers.TCP, false}, {dnat, helpers.UDP, false}, {dnat, helpers.TCP, true},
+	} {
+		if *onlyPairs && !row.pairwise {
+			continue
+		}
 		t.Run(fmt.Sprintf("%s/%s", row.nat, row.transport), func(t *testing.T) {
 			t.Parallel()
 			s := newExchange(t, row.nat)
@@ -28,12 +35,19 @@ func TestTrunk(t *testing.T) {
 			called := s.scenario("called", awaitRequest("INVITE"), response("183 Session Progress", description(1, auto)),
 				response("200 OK", description(1, auto)), awaitRequest("ACK"), awaitRequest("BYE"), response("200 OK", nothing))
 			s.answer(s.server, s.serverAddr(ipv4), row.transport, called)
+			call := func(n int) error {
+				return s.call(s.client, ipv4.client(), s.host(ipv4), row.transport, caller, "-m", fmt.Sprint(n),
+					"-r", fmt.Sprint(rate), "-l", fmt.Sprint(n))
+			}
+			if err := call(control); err != nil {
+				t.Fatal(err)
+			}
+			if packets, _ := heard(t, s.server); packets > 0 || s.counter("rejected") < control*playedPackets {
+				t.Fatalf("without the daemon %d packets of media passed, %d were refused", packets, s.counter("rejected"))
+			}
 			d := s.daemon()
 			done := make(chan error, 1)
-			go func() {
-				done <- s.call(s.client, ipv4.client(), s.host(ipv4), row.transport, caller, "-m", fmt.Sprint(calls),
-					"-r", fmt.Sprint(rate), "-l", fmt.Sprint(calls))
-			}()
+			go func() { done <- call(calls) }()
 			most := 0
 			for ended := false; !ended; {
 				select {

@@ -85,7 +85,7 @@ type Limits struct {
 }
 
 // Step is what the caller has to do now: carry out Requests in order and hand the answers to Resume if Ticket is not
-// zero; give the Verdicts. A Step and all it points to are valid until the next call of the engine.
+// zero; give the Verdicts, in order too, and as Request.After says. A Step and all it points to are valid until the next call of the engine.
 type Step struct {
 	Ticket   Ticket
 	Requests []Request
@@ -95,8 +95,9 @@ type Step struct {
 // Ticket stands for packets that wait for answers.
 type Ticket uint64
 
-// Request is one change of the kernel's tables. Exactly one field is set.
+// Request is one change of the kernel's tables. Exactly one of the other fields is set.
 type Request struct {
+	After  int             // so many of the Step's Verdicts come first: their numbers fit the adjustments as they are
 	Place  *expect.Request // answer: nil, expect.ErrTaken, expect.ErrFull or a failure
 	Remove expect.ID       // take the expectation out; not there: no error
 	Adjust *Adjust         // set the sequence adjustment, before the verdict of the packet that needs it

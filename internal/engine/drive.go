@@ -32,20 +32,35 @@ type ticket struct {
 	first, last int
 }
 
-// Add takes a step. Its verdicts are given behind its requests. What has to wait waits for Do.
+// Add takes a step. A verdict is given behind the requests that were made before it. What has to wait waits for Do.
 func (b *Batch) Add(s *Step) {
-	first := len(b.requests)
-	b.requests = append(b.requests, s.Requests...)
+	first, given := len(b.requests), 0
+	for i := range s.Requests {
+		r := &s.Requests[i]
+		if r.After > given {
+			if len(b.requests) > first {
+				b.carryOut(len(b.requests))
+			}
+			b.give(s.Verdicts[given:r.After])
+			given = r.After
+		}
+		b.requests = append(b.requests, *r)
+	}
 	if s.Ticket != 0 {
 		b.tickets = append(b.tickets, ticket{s.Ticket, first, len(b.requests)})
 	}
-	if len(s.Requests) > 0 && (s.Ticket == 0 || len(s.Verdicts) > 0) {
+	if len(b.requests) > first && (s.Ticket == 0 || given < len(s.Verdicts)) {
 		b.carryOut(len(b.requests))
 	}
-	if b.Verdict != nil {
-		for _, v := range s.Verdicts {
-			b.Verdict(v)
-		}
+	b.give(s.Verdicts[given:])
+}
+
+func (b *Batch) give(verdicts []Verdict) {
+	if b.Verdict == nil {
+		return
+	}
+	for _, v := range verdicts {
+		b.Verdict(v)
 	}
 }
 

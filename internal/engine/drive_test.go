@@ -83,3 +83,28 @@ func TestBatch(t *testing.T) {
 		})
 	}
 }
+
+// TestBatchOfOneFlow has the packets of one connection in a batch, of which several change its length: each leaves while
+// the kernel adjusts as it did when its numbers were written, else it would be moved by the changes behind it too.
+func TestBatchOfOneFlow(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(snatConn(helpers.TCP), 1000)
+	f.say(orig, "open tcp 10.0.0.1:4000 peer\n") // what is announced again needs no answer but that of its adjustment
+	batch := engine.Batch{Engine: b.e, Table: b, Verdict: b.verdict}
+	b.take, b.done = batch.Add, nil
+	next := f.next[orig] + 3
+	var ids []uint64
+	for range 3 {
+		ids = append(ids, f.say(orig, "open tcp 10.0.0.1:4000 peer\n"), f.say(orig, "hello\n"))
+	}
+	batch.Do()
+	for _, id := range ids {
+		if seq, _ := b.seqs(id); seq != next {
+			t.Errorf("packet %d leaves with number %d, the one before it ends at %d", id, seq, next)
+		}
+		next += uint32(len(b.payload(id)))
+	}
+	if t.Failed() {
+		t.Logf("requests and verdicts: %q", b.done)
+	}
+}

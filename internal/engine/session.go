@@ -214,4 +214,7 @@ func (e *Engine) maybeOver(s *session) {
 }
 
 // request asks the caller for a change.
-func (e *Engine) request(r Request) { e.step.Requests = append(e.step.Requests, r) }
+func (e *Engine) request(r Request) {
+	r.After = len(e.step.Verdicts)
+	e.step.Requests = append(e.step.Requests, r)
+}
