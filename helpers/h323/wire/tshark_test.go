@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -19,8 +17,6 @@ import (
 
 	"github.com/cthelperd/cthelperd/helpers/h323/h323test"
 	"github.com/cthelperd/cthelperd/helpers/h323/wire"
-	"github.com/cthelperd/cthelperd/internal/capture"
-	"github.com/cthelperd/cthelperd/pcaps"
 )
 
 // TestTshark lets tshark judge the tables: messages that have each row of them at least once are written to a capture,
@@ -72,6 +68,7 @@ func addresses(m *wire.Message, off int) (out []found) {
 
 // shown is what tshark says of a frame.
 type shown struct {
+	link      int // bytes before the IP header
 	addresses []found
 	bad       string
 }
@@ -83,6 +80,7 @@ const (
 	isFrame
 	isExpert
 	isMalformed
+	isPacket
 )
 
 // fields are those that count.
@@ -98,7 +96,7 @@ var fields = map[string]int{
 	"h245.network": isIP, "h245.iPSrcRoute.tsapIdentifier": isPort,
 	"h245.mip4_network": isIP, "h245.multicast.tsapIdentifier": isPort,
 	"h245.mip6_network": isIP, "h245.multicast_IPv6.tsapIdentifier": isPort,
-	"frame.number": isFrame, "_ws.expert.message": isExpert, "_ws.malformed": isMalformed,
+	"ip": isPacket, "ipv6": isPacket, "frame.number": isFrame, "_ws.expert.message": isExpert, "_ws.malformed": isMalformed,
 }
 
 // attribute is what stands behind NAME= on a line.
@@ -138,6 +136,8 @@ func show(t *testing.T, file string) map[int]shown {
 		case isPort:
 			s.addresses = append(s.addresses, found(fmt.Sprint(off, " ", netip.AddrPortFrom(addr, uint16(n)))))
 			slices.Sort(s.addresses)
+		case isPacket:
+			s.link, _ = strconv.Atoi(attribute(line, "pos"))
 		case isMalformed:
 			s.bad = "malformed"
 		case isExpert:
@@ -193,105 +193,6 @@ func pcap(frames []drawn) []byte {
 		out = append(append(out, head...), b...)
 	}
 	return out
-}
-
-// TestCaptures finds in the captures of $CTHELPER_PCAPS what tshark finds there, in messages that are whole in a frame.
-func TestCaptures(t *testing.T) {
-	folder := os.Getenv(pcaps.Variable)
-	if folder == "" {
-		t.Skip("needs captures: " + pcaps.Variable)
-	}
-	files, err := filepath.Glob(filepath.Join(folder, "h323", "*.pcap*"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no captures: %v", err)
-	}
-	for _, file := range files {
-		if filepath.Ext(file) == ".json" {
-			continue
-		}
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			judged := show(t, file)
-			total := 0
-			for number, got := range captured(t, file) {
-				if !slices.Equal(got, judged[number].addresses) {
-					t.Errorf("frame %d: read %v, tshark shows %v", number, got, judged[number].addresses)
-				}
-				total += len(got)
-				delete(judged, number)
-			}
-			for number, s := range judged {
-				if len(s.addresses) > 0 {
-					t.Errorf("frame %d: read nothing, tshark shows %v", number, s.addresses)
-				}
-			}
-			t.Logf("%d addresses", total)
-			if total == 0 {
-				t.Error("no address")
-			}
-		})
-	}
-}
-
-// captured are the addresses in the frames of a file.
-func captured(t *testing.T, file string) map[int][]found {
-	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := capture.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[int][]found{}
-	segments := map[string]bool{} // tshark does not look at a segment twice
-	for {
-		frame, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		// tshark counts from the link layer's header on, which the reader has taken off: Ethernet's.
-		const link = 14
-		if b := frame.IP; len(b) > 28 && b[9] == 17 {
-			out[int(frame.Number)] = read(t, b[28:], link+28, "RasMessage")
-		} else if len(b) > 40 && b[9] == 6 {
-			if segments[string(b[20:])] {
-				continue
-			}
-			segments[string(b[20:])] = true
-			off := 20 + int(b[32]>>4)*4
-			typ := "MultimediaSystemControlMessage"
-			if binary.BigEndian.Uint16(b[20:]) == 1720 || binary.BigEndian.Uint16(b[22:]) == 1720 {
-				typ = "H323-UserInformation"
-			}
-			got := []found{}
-			for {
-				size, err := wire.Frame(b[off:])
-				if err != nil || size == 0 || size > len(b)-off {
-					break
-				}
-				got = append(got, read(t, b[off+wire.FrameHeader:off+size], link+off+wire.FrameHeader, typ)...)
-				off += size
-			}
-			slices.Sort(got)
-			out[int(frame.Number)] = got
-		}
-	}
-}
-
-// read are the addresses of a message, which is of that type if it can be read as such.
-func read(t *testing.T, b []byte, off int, typ string) []found {
-	t.Helper()
-	var m wire.Message
-	if err := (drawn{typ: typ, b: b}).read(&m); err != nil {
-		t.Logf("%s: %v", typ, err)
-		return nil
-	}
-	return addresses(&m, off)
 }
 
 // BenchmarkTshark has tshark read the Setup of BenchmarkSetup, many times; its start counts too.
