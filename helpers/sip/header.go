@@ -1,6 +1,10 @@
 package sip
 
-import "github.com/cthelperd/cthelperd/helpers"
+import (
+	"bytes"
+
+	"github.com/cthelperd/cthelperd/helpers"
+)
 
 // field is a header field that is read.
 type field uint8
@@ -21,7 +25,6 @@ const (
 	fieldRecordRoute
 	fieldPath
 	fieldServiceRoute
-	fieldURI // one of those in which addresses stand that nothing depends on
 )
 
 // fieldOf knows a header field by its name or compact form (RFC 3261, section 7.3.3).
@@ -51,103 +54,67 @@ func fieldOf(name []byte) field {
 			return fieldContentType
 		case 'e':
 			return fieldContentEncoding
-		case 'r', 'b': // Refer-To (RFC 3515), Referred-By (RFC 3892)
-			return fieldURI
 		}
-	case len("to"):
-		return is("to", fieldTo)
-	case len("via"):
-		return is("via", fieldVia)
-	case len("from"):
+	case len("To"):
+		return is("To", fieldTo)
+	case len("Via"):
+		return is("Via", fieldVia)
+	case len("From"):
 		switch lower(name[0]) {
 		case 'f':
-			return is("from", fieldFrom)
+			return is("From", fieldFrom)
 		case 'c':
-			return is("cseq", fieldCSeq)
+			return is("CSeq", fieldCSeq)
 		case 'p':
-			return is("path", fieldPath)
+			return is("Path", fieldPath)
 		}
-	case len("route"):
-		return is("route", fieldRoute)
-	case len("contact"):
+	case len("Route"):
+		return is("Route", fieldRoute)
+	case len("Contact"):
 		switch lower(name[1]) {
 		case 'o':
-			return is("contact", fieldContact)
+			return is("Contact", fieldContact)
 		case 'a':
-			return is("call-id", fieldCallID)
+			return is("Call-ID", fieldCallID)
 		case 'x':
-			return is("expires", fieldExpires)
+			return is("Expires", fieldExpires)
 		}
-	case len("refer-to"):
-		if lower(name[2]) == 'f' {
-			return is("refer-to", fieldURI)
-		}
-		return is("reply-to", fieldURI)
-	case len("referred-by"):
-		return is("referred-by", fieldURI)
-	case len("content-type"):
+	case len("Content-Type"):
 		if lower(name[0]) == 'c' {
-			return is("content-type", fieldContentType)
+			return is("Content-Type", fieldContentType)
 		}
-		return is("record-route", fieldRecordRoute)
-	case len("service-route"):
-		return is("service-route", fieldServiceRoute)
-	case len("content-length"):
-		return is("content-length", fieldContentLength)
-	case len("content-encoding"):
-		return is("content-encoding", fieldContentEncoding)
-	case len("p-asserted-identity"):
-		return is("p-asserted-identity", fieldURI)
-	case len("p-preferred-identity"):
-		return is("p-preferred-identity", fieldURI)
+		return is("Record-Route", fieldRecordRoute)
+	case len("Service-Route"):
+		return is("Service-Route", fieldServiceRoute)
+	case len("Content-Length"):
+		return is("Content-Length", fieldContentLength)
+	case len("Content-Encoding"):
+		return is("Content-Encoding", fieldContentEncoding)
 	}
 	return otherField
 }
 
 // mayBegin has the first letters of the header fields that are read. Most that are not have another one.
-var mayBegin = letters("vftmirclepbs")
-
-// endsName has what ends the name of a header field.
-var endsName = [256]bool{':': true, ' ': true, '\t': true, '\r': true}
-
-// letters is the set of some letters, small and capital.
-func letters(small string) (set [256]bool) {
-	for _, c := range small {
-		set[c], set[c-'a'+'A'] = true, true
-	}
-	return set
-}
+var mayBegin = setOf("vftmirclepsVFTMIRCLEPS")
 
 // header reads a header field.
 func (m *message) header(b []byte, line span) error {
-	at := line.off
-	if !mayBegin[b[at]] {
+	colon := bytes.IndexByte(line.of(b), ':')
+	if colon < 0 {
+		return nil // no header field at all; who receives it will judge
+	}
+	f := fieldOf(span{line.off, line.off + colon}.trimmed(b).of(b))
+	if f == otherField || f >= fieldRoute && m.brevity == terse {
 		return nil
 	}
-	for at < line.end && !endsName[b[at]] {
-		at++
-	}
-	f := fieldOf(b[line.off:at])
-	if f == otherField || m.terse && f >= fieldRoute {
-		return nil
-	}
-	for at < line.end && b[at] != ':' {
-		if !blank(b[at]) {
-			return nil // no header field at all; who receives it will judge
-		}
-		at++
-	}
-	if at == line.end {
-		return nil
-	}
-	value := span{at + 1, line.end}.trimmed(b)
+	value := span{line.off + colon + 1, line.end}.trimmed(b)
+	s := scanner{b, value.off, value.end}
 	switch f {
 	case fieldCallID:
 		m.callID = value
 		return m.once(seenCallID)
 	case fieldExpires:
 		m.expires = seconds(value.of(b))
-		return nil
 	case fieldContentLength:
 		return m.readLength(b, value)
 	case fieldContentType:
@@ -155,10 +122,6 @@ func (m *message) header(b []byte, line span) error {
 		return m.once(seenType)
 	case fieldContentEncoding:
 		m.encoded = m.encoded || !fold(value.of(b), "identity")
-		return nil
-	}
-	s := scanner{b, value.off, value.end}
-	switch f {
 	case fieldVia:
 		m.readVias(&s)
 	case fieldFrom:
@@ -175,7 +138,7 @@ func (m *message) header(b []byte, line span) error {
 		}
 		return m.once(seenCSeq)
 	case fieldContact:
-		if !m.terse || m.method == register || m.status > 0 {
+		if m.brevity < terse || m.method == register || m.status > 0 {
 			m.readContacts(&s)
 		}
 	case fieldRoute:
@@ -186,8 +149,6 @@ func (m *message) header(b []byte, line span) error {
 		m.readList(&s, path, seenPath)
 	case fieldServiceRoute:
 		m.readList(&s, serviceRoute, seenServiceRoute)
-	case fieldURI:
-		m.readList(&s, otherURI, 0)
 	}
 	return nil
 }
@@ -223,16 +184,12 @@ func tag(s *scanner) (t span) {
 
 // readCSeq reads number and method (RFC 3261, section 20.16). A request's own method is known already.
 func (m *message) readCSeq(s *scanner) bool {
-	from := s.at
-	for s.more() && digit(s.b[s.at]) {
-		s.at++
-	}
-	n, ok := number(s.b[from:s.at], maxSeq-1)
+	digits := s.token()
+	n, ok := number(digits.of(s.b), maxSeq-1)
 	m.cseq = uint32(n)
-	digits := s.at
 	s.blanks()
 	name := s.token()
-	if !ok || s.at == digits || name.empty() || s.more() {
+	if !ok || name.off == digits.end || name.empty() || s.more() {
 		return false
 	}
 	called := methodOf(name.of(s.b))
@@ -274,7 +231,7 @@ func seconds(b []byte) int {
 
 // readList reads addresses that are behind each other.
 func (m *message) readList(s *scanner, k kind, bit uint16) {
-	top := bit != 0 && m.first(bit)
+	top := m.first(bit)
 	for s.more() && len(m.places) <= maxPlaces {
 		if u := m.readAddress(s, k); u.place >= 0 {
 			m.places[u.place].top, top = top, false
@@ -310,14 +267,14 @@ func (m *message) readContacts(s *scanner) {
 
 // readName reads From or To, up to its parameters.
 func (m *message) readName(s *scanner, k kind) {
-	if whole := addressSpan(s); !m.terse {
+	if whole := addressSpan(s); m.brevity == complete {
 		m.readURI(s.b, whole, k)
 	}
 }
 
 // readVias reads a list of Via (RFC 3261, section 20.42).
 func (m *message) readVias(s *scanner) {
-	if m.terse {
+	if m.brevity == terse {
 		if m.first(seenVia) {
 			m.branch = branch(s)
 		}
@@ -325,12 +282,7 @@ func (m *message) readVias(s *scanner) {
 	}
 	for s.more() && len(m.places) <= maxPlaces {
 		s.blanks()
-		s.token() // SIP
-		s.accept('/')
-		s.blanks()
-		s.token() // 2.0
-		s.accept('/')
-		s.blanks()
+		s.protocol()
 		transport, _ := transportOf(s.token().of(s.b), false)
 		top := m.first(seenVia)
 		p := m.newPlace(via)
@@ -343,11 +295,28 @@ func (m *message) readVias(s *scanner) {
 	}
 }
 
+// protocol steps over "SIP/2.0/", in which white space may stand.
+func (s *scanner) protocol() {
+	const usual = "SIP/2.0/"
+	if s.end-s.at > len(usual) && string(s.b[s.at:s.at+len(usual)]) == usual {
+		s.at += len(usual)
+	} else {
+		s.token()
+		s.accept('/')
+		s.blanks()
+		s.token()
+		s.accept('/')
+	}
+	s.blanks()
+}
+
 // branch is that of the first of a list of Via.
 func branch(s *scanner) (value span) {
-	for s.more() && s.b[s.at] != ';' && s.b[s.at] != ',' {
-		s.at++
+	n := bytes.IndexByte(s.b[s.at:s.end], ';')
+	if n < 0 || bytes.IndexByte(s.b[s.at:s.at+n], ',') >= 0 {
+		return span{}
 	}
+	s.at += n
 	for {
 		name, value, ok := s.parameter()
 		if !ok {

@@ -39,10 +39,29 @@ const (
 	maxSeq    = 1 << 32 // RFC 3261, section 8.1.1.5 says 2^31, not all keep to it
 )
 
+// brevity is what of a message need not be read.
+type brevity uint8
+
+const (
+	complete brevity = iota
+	nameless         // the URIs of From and To: nothing is sent there
+	terse            // nor what only Rewrite looks at: the addresses in headers, but for contacts of REGISTER
+)
+
 // message is a view of a SIP message: offsets into the bytes that it was read from. Its slices keep their memory.
 type message struct {
-	terse bool // only what Inspect needs is read: the addresses in headers are Rewrite's, but for contacts of REGISTER
+	brevity brevity
+	facts
 
+	places   []place // all addresses, in the order of their bytes
+	contacts []contact
+	bodies   []body
+	media    []media
+	groups   []span // of the present body: mids of a=group:BUNDLE
+}
+
+// facts are what a message says once.
+type facts struct {
 	whole span // start line to the end of the body; a datagram may have more behind it
 	head  span // start line and headers, the empty line too
 	body  span
@@ -63,13 +82,7 @@ type message struct {
 	contentType span
 	encoded     bool // Content-Encoding other than identity: the body is not read
 
-	places   []place // all addresses, in the order of their bytes
-	contacts []contact
-	bodies   []body
-	media    []media
-
-	seen   uint16 // headers that must be alone, and lists that have begun
-	groups []span // of the present body: mids of a=group:BUNDLE
+	seen uint16 // headers that must be alone, and lists that have begun
 }
 
 // contact is one of Contact's addresses.
@@ -96,11 +109,9 @@ const (
 
 // reset empties m and keeps its memory.
 func (m *message) reset() {
-	*m = message{
-		terse:   m.terse,
-		expires: -1, length: -1,
-		places: m.places[:0], contacts: m.contacts[:0], bodies: m.bodies[:0], media: m.media[:0], groups: m.groups[:0],
-	}
+	m.facts = facts{expires: -1, length: -1}
+	m.places, m.contacts = m.places[:0], m.contacts[:0]
+	m.bodies, m.media, m.groups = m.bodies[:0], m.media[:0], m.groups[:0]
 }
 
 // failure is a refusal at a place.
@@ -159,8 +170,10 @@ func (m *message) parseHead(b []byte, off int) error {
 			end = next + n
 			next = end + 1
 		}
-		if wrong := m.header(b, span{at, end}); wrong != nil && err == nil {
-			err = failure(at, wrong)
+		if mayBegin[b[at]] {
+			if wrong := m.header(b, span{at, end}); wrong != nil && err == nil {
+				err = failure(at, wrong)
+			}
 		}
 		at = next
 	}
@@ -185,7 +198,7 @@ func (m *message) crowded() error {
 	return nil
 }
 
-const versionPrefix = "sip/"
+const versionPrefix = "SIP/"
 
 // startLine reads a request line or a status line (RFC 3261, sections 7.1 and 7.2), and says where the headers begin.
 // What has no SIP version where one must be is errStart.
@@ -202,7 +215,7 @@ func (m *message) startLine(b []byte, off int) (next int, err error) {
 	if s.end-off > len(versionPrefix) && fold(b[off:off+len(versionPrefix)], versionPrefix) {
 		return next, m.statusLine(&s)
 	}
-	for s.more() && tokenByte(b[s.at]) {
+	for s.at < s.end && tokenByte(b[s.at]) {
 		s.at++
 	}
 	name := span{off, s.at}
@@ -218,11 +231,11 @@ func (m *message) startLine(b []byte, off int) (next int, err error) {
 	if target.empty() || target.off == s.at { // no blank behind the method
 		return next, failure(off, errStart)
 	}
-	if !fold(b[last:s.end], "sip/2.0") {
+	if !fold(b[last:s.end], "SIP/2.0") {
 		return next, failure(last, errVersion)
 	}
 	m.method = methodOf(name.of(b))
-	if m.terse {
+	if m.brevity == terse {
 		return next, nil
 	}
 	if text := target.of(b); text[0] == '<' && text[len(text)-1] == '>' {
@@ -244,7 +257,7 @@ func (m *message) statusLine(s *scanner) error {
 	switch {
 	case code.empty():
 		return failure(off, errStart)
-	case !fold(version.of(s.b), "sip/2.0"):
+	case !fold(version.of(s.b), "SIP/2.0"):
 		return failure(off, errVersion)
 	case !ok || n < 100:
 		return failure(code.off, errStatus)

@@ -23,7 +23,6 @@ const (
 	route
 	path         // RFC 3327
 	serviceRoute // RFC 3608
-	otherURI     // Refer-To, Referred-By, Reply-To, P-Asserted-Identity, P-Preferred-Identity
 	uriMaddr     // maddr= of a URI
 	uriReceived  // received= of a URI, as proxies write it into Path and Record-Route
 	origin       // o= (RFC 8866, section 5.2)
@@ -82,19 +81,17 @@ func (p *place) readHost(s *scanner) {
 	s.blanks()
 	if s.more() && s.b[s.at] == '[' {
 		from := s.at + 1
-		for s.more() && s.b[s.at] != ']' {
-			s.at++
+		if n := bytes.IndexByte(s.b[from:s.end], ']'); n >= 0 {
+			s.at = from + n
+		} else {
+			s.at = s.end
 		}
-		p.host, p.boxed = span{min(from, s.at), s.at}, true
+		p.host, p.boxed = span{from, s.at}, true
 		if s.more() {
 			s.at++
 		}
 	} else {
-		from := s.at
-		for s.more() && s.b[s.at] != ':' && !separator[s.b[s.at]] {
-			s.at++
-		}
-		p.host = span{from, s.at}
+		p.host = s.until(&endsHost)
 	}
 	addr := address(p.host.of(s.b))
 	if p.boxed && dots(p.host.of(s.b)) {
@@ -118,14 +115,7 @@ func (p *place) readHost(s *scanner) {
 }
 
 // dots tells whether b has no colon: it is a dotted address.
-func dots(b []byte) bool {
-	for _, c := range b {
-		if c == ':' {
-			return false
-		}
-	}
-	return true
-}
+func dots(b []byte) bool { return bytes.IndexByte(b, ':') < 0 }
 
 // portOf is the number of a port; 0: it is none.
 func portOf(b []byte) uint16 {
@@ -148,12 +138,9 @@ type uri struct {
 // readURI reads a URI that is all of whole: sip: and sips: (RFC 3261, section 19.1). Parameters are its own.
 func (m *message) readURI(b []byte, whole span, k kind) uri {
 	u := uri{whole: whole, place: -1}
-	at := whole.off
-	for at < whole.end && b[at] != ':' {
-		at++
-	}
-	switch scheme := b[whole.off:at]; {
-	case at == whole.end:
+	scheme, _, ok := bytes.Cut(whole.of(b), []byte(":"))
+	switch {
+	case !ok:
 		return u
 	case fold(scheme, "sip"):
 	case fold(scheme, "sips"):
@@ -161,7 +148,7 @@ func (m *message) readURI(b []byte, whole span, k kind) uri {
 	default:
 		return u
 	}
-	at++
+	at := whole.off + len(scheme) + 1
 	u.user = span{at, at}
 	if i := bytes.LastIndexByte(b[at:whole.end], '@'); i >= 0 { // behind the user it must be escaped
 		u.user.end = at + i
@@ -239,12 +226,12 @@ func (m *message) readAddress(s *scanner, k kind) uri {
 func addressSpan(s *scanner) span {
 	s.blanks()
 	from := s.at
-	for s.more() {
-		switch s.b[s.at] {
-		case '"':
+	for {
+		s.until(&marksAddress)
+		switch {
+		case s.more() && s.b[s.at] == '"':
 			s.quoted()
-			continue
-		case '<':
+		case s.more() && s.b[s.at] == '<':
 			s.at++
 			inside := span{s.at, s.end}
 			if n := bytes.IndexByte(s.b[s.at:s.end], '>'); n >= 0 {
@@ -252,12 +239,10 @@ func addressSpan(s *scanner) span {
 			}
 			s.at = min(inside.end+1, s.end)
 			return inside.trimmed(s.b)
-		case ',', ';': // without brackets, parameters and the next one are not the URI's
+		default: // without brackets, parameters and the next one are not the URI's
 			return span{from, s.at}.trimmed(s.b)
 		}
-		s.at++
 	}
-	return span{from, s.at}.trimmed(s.b)
 }
 
 // withPort is a, with a port if it has none.

@@ -94,16 +94,15 @@ func (e *editor) rewrite() []helpers.Edit {
 			if p.top { // the others are of hops that are not here
 				e.via(p)
 			}
-		case requestURI, contactURI, recordRoute, route, path, serviceRoute, otherURI:
-			if of = p.kind; e.belongs(of) {
-				e.uri(p)
-			}
+		case requestURI, contactURI, recordRoute, route, path, serviceRoute:
+			of = p.kind
+			e.uri(p)
 		case from, to:
 			if of = p.kind; e.fromTo {
 				e.name(p)
 			}
 		case uriMaddr, uriReceived:
-			if e.belongs(of) {
+			if of != from && of != to {
 				e.uri(p)
 			}
 		case origin:
@@ -126,15 +125,6 @@ func (e *editor) rewrite() []helpers.Edit {
 	}
 	e.setLength(first)
 	return e.edits
-}
-
-// belongs tells whether URIs of the kind are addresses of this hop. Others are names, even if they look like addresses.
-func (e *editor) belongs(k kind) bool {
-	switch k {
-	case requestURI, contactURI, recordRoute, route, path, serviceRoute:
-		return true
-	}
-	return false
 }
 
 // name rewrites the host of a name. Nothing is sent there, so there is no port to it.

@@ -25,7 +25,7 @@ func (s span) trimmed(b []byte) span {
 }
 
 // blank tells whether c is white space inside of a header field, or of a fold.
-func blank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+func blank(c byte) bool { return c <= ' ' && (c == ' ' || c == '\t' || c == '\r' || c == '\n') }
 
 func digit(c byte) bool { return c-'0' <= 9 }
 
@@ -37,13 +37,14 @@ func lower(c byte) byte {
 	return c
 }
 
-// fold tells whether b is the word, written in small letters, in any case.
+// fold tells whether b is the word in any case. It is quick if b is the word as it is given: as most write it.
 func fold(b []byte, word string) bool {
-	if len(b) != len(word) {
-		return false
-	}
+	return len(b) == len(word) && (string(b) == word || sameLetters(b, word))
+}
+
+func sameLetters(b []byte, word string) bool {
 	for i, c := range b {
-		if lower(c) != word[i] {
+		if lower(c) != lower(word[i]) {
 			return false
 		}
 	}
@@ -176,52 +177,76 @@ func (s *scanner) more() bool { return s.at < s.end }
 
 // blanks steps over white space.
 func (s *scanner) blanks() {
-	for s.at < s.end && blank(s.b[s.at]) {
-		s.at++
+	at := s.at
+	for at < s.end && blank(s.b[at]) {
+		at++
 	}
+	s.at = at
+}
+
+// set holds bytes.
+type set [256]bool
+
+func setOf(all string) (s set) {
+	for _, c := range []byte(all) {
+		s[c] = true
+	}
+	return s
+}
+
+// until steps to the next byte of a set, or to the end, and gives what lies before it.
+func (s *scanner) until(stop *set) span {
+	from, at, b := s.at, s.at, s.b[:s.end]
+	for at < len(b) && !stop[b[at]] {
+		at++
+	}
+	s.at = at
+	return span{from, at}
 }
 
 // accept steps over c, and white space before it, if that is next.
 func (s *scanner) accept(c byte) bool {
 	at := s.at
-	s.blanks()
-	if s.at < s.end && s.b[s.at] == c {
-		s.at++
-		return true
+	for at < s.end && blank(s.b[at]) {
+		at++
 	}
-	s.at = at
-	return false
+	if at == s.end || s.b[at] != c {
+		return false
+	}
+	s.at = at + 1
+	return true
 }
 
 // token is what is next up to white space or one of the separators of header fields.
-func (s *scanner) token() span {
-	from := s.at
-	for s.at < s.end && !separator[s.b[s.at]] {
-		s.at++
-	}
-	return span{from, s.at}
-}
+func (s *scanner) token() span { return s.until(&separator) }
 
 // tokenByte tells whether a method may have c in it.
 func tokenByte(c byte) bool { return c > ' ' && c < 0x7f && !separator[c] }
 
-// separator has what ends a token: white space, and what RFC 3261, section 25.1 lists but for [ ] : which hosts have.
-var separator = [256]bool{
-	' ': true, '\t': true, '\r': true, '\n': true,
-	'(': true, ')': true, '<': true, '>': true, '@': true, ',': true, ';': true, '\\': true, '"': true, '/': true,
-	'?': true, '=': true, '{': true, '}': true,
-}
+var (
+	// separator has what ends a token: white space, and what RFC 3261, section 25.1 lists but for [ ] : which hosts have.
+	separator = setOf(" \t\r\n()<>@,;\\\"/?={}")
+	// endsHost has what ends a host outside of brackets.
+	endsHost = setOf(" \t\r\n()<>@,;\\\"/?={}:")
+	// endsValue has what ends the value of a parameter: some write there what no token may have.
+	endsValue = setOf(" \t\r\n;,")
+	// marksAddress has what ends a display name, or an address without brackets.
+	marksAddress = setOf("\"<,;")
+	// marksElement has what ends an element of a list, or may hold a comma.
+	marksElement = setOf(",\"<")
+	space        = setOf(" ")
+)
 
 // quoted steps over a quoted string (RFC 3261, section 25.1) and gives its inside; false: it has no end.
 func (s *scanner) quoted() (inside span, ok bool) {
-	from := s.at + 1
-	for s.at = from; s.at < s.end; s.at++ {
-		switch s.b[s.at] {
+	from, b := s.at+1, s.b[:s.end]
+	for at := from; at < len(b); at++ {
+		switch b[at] {
 		case '"':
-			s.at++
-			return span{from, s.at - 1}, true
+			s.at = at + 1
+			return span{from, at}, true
 		case '\\':
-			s.at++
+			at++
 		}
 	}
 	s.at = s.end
@@ -244,17 +269,12 @@ func (s *scanner) parameter() (name, value span, ok bool) {
 		value, _ = s.quoted()
 		return name, value, true
 	}
-	value = s.token()
-	for s.at < s.end && !blank(s.b[s.at]) && s.b[s.at] != ';' && s.b[s.at] != ',' { // what no token may have, but some write
-		s.at++
-	}
-	value.end = s.at
-	return name, value, true
+	return name, s.until(&endsValue), true
 }
 
 // element steps to the next element of a list, behind the comma that ends the present one; false: it was the last.
 func (s *scanner) element() bool {
-	for s.at < s.end {
+	for s.until(&marksElement); s.at < s.end; s.until(&marksElement) {
 		switch s.b[s.at] {
 		case ',':
 			s.at++
@@ -268,8 +288,6 @@ func (s *scanner) element() bool {
 				n = s.end - s.at
 			}
 			s.at += n
-		default:
-			s.at++
 		}
 	}
 	return false

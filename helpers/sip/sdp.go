@@ -77,6 +77,10 @@ func (m *message) readBody(b []byte) {
 
 // readPart reads a body, or a part of one, of a content type.
 func (m *message) readPart(b []byte, text, contentType span, depth int) {
+	if fold(contentType.of(b), "application/sdp") {
+		m.readSDP(b, text)
+		return
+	}
 	s := scanner{b, contentType.off, contentType.end}
 	kind := s.token()
 	if !s.accept('/') {
@@ -184,14 +188,14 @@ func (m *message) readSDP(b []byte, text span) {
 		if end-at > 2 && b[at+1] == '=' {
 			switch c := b[at]; {
 			case c == 'a':
-				if attributes[b[at+2]] {
+				if end-at > 4 && attribute(b[at+2:end]) {
 					d.attribute(&scanner{b, at + 2, end})
 				}
 			case c == 'm':
 				d.mediaLine(&scanner{b, at + 2, end})
 			case c == 'c':
 				d.connectionLine(&scanner{b, at + 2, end})
-			case c == 'o' && !m.terse:
+			case c == 'o' && m.brevity < terse:
 				d.originLine(&scanner{b, at + 2, end})
 			}
 		}
@@ -200,8 +204,14 @@ func (m *message) readSDP(b []byte, text span) {
 	d.settle()
 }
 
-// attributes has the first letters of the attributes that are read.
-var attributes = [256]bool{'r': true, 'c': true, 's': true, 'm': true, 'g': true, 'b': true, 'p': true}
+// attribute tells whether an attribute may be one that is read, by its first letters.
+func attribute(line []byte) bool {
+	switch string(line[:3]) {
+	case "rtc", "can", "set", "mid", "gro", "bun", "pat":
+		return true
+	}
+	return false
+}
 
 // description is a session description that is being read.
 type description struct {
@@ -226,11 +236,7 @@ func (s *scanner) word() span {
 	for s.more() && s.b[s.at] == ' ' {
 		s.at++
 	}
-	from := s.at
-	for s.more() && s.b[s.at] != ' ' {
-		s.at++
-	}
-	return span{from, s.at}
+	return s.until(&space)
 }
 
 // host reads "IN IP4 address"; a /ttl behind the address does not belong to it.
@@ -243,7 +249,7 @@ func (p *place) hostLine(s *scanner) {
 	}
 	p.port = span{p.host.end, p.host.end}
 	a := address(p.host.of(s.b))
-	if fold(family, "ip4") == dots(p.host.of(s.b)) {
+	if fold(family, "IP4") == dots(p.host.of(s.b)) {
 		p.addr = netip.AddrPortFrom(a, 0)
 	}
 }
@@ -304,16 +310,16 @@ func mediaKindOf(proto []byte) mediaKind {
 	}
 	first, rest, _ := bytes.Cut(proto, []byte("/"))
 	switch {
-	case fold(first, "rtp"):
+	case fold(first, "RTP"):
 		return rtpMedia
-	case fold(first, "udp"):
+	case fold(first, "UDP"):
 		if bytes.Contains(rest, []byte("RTP")) {
 			return rtpMedia
 		}
 		return udpMedia
-	case fold(first, "udptl"), fold(first, "dtls"):
+	case fold(first, "UDPTL"), fold(first, "DTLS"):
 		return udpMedia
-	case fold(first, "tcp"), fold(first, "tcptl"):
+	case fold(first, "TCP"), fold(first, "TCPTL"):
 		return tcpMedia
 	}
 	return unknownMedia
@@ -321,14 +327,12 @@ func mediaKindOf(proto []byte) mediaKind {
 
 // attribute reads "name:value".
 func (d *description) attribute(s *scanner) {
-	from := s.at
-	for s.more() && s.b[s.at] != ':' {
-		s.at++
+	name := s.b[s.at:s.end]
+	if n := bytes.IndexByte(name, ':'); n >= 0 {
+		name = name[:n]
+		s.at++ // the colon
 	}
-	name := s.b[from:s.at]
-	if s.more() {
-		s.at++
-	}
+	s.at += len(name)
 	var x *media
 	if d.current >= 0 {
 		x = &d.m.media[d.current]

@@ -67,7 +67,14 @@ func untranslated(f *helpers.Flow) bool { return f.Reply == f.Orig.Turned() }
 // blank is a message to be filled from a segment.
 func (s *session) blank(seg *helpers.Segment) *message {
 	m := s.desk.blank()
-	m.terse = untranslated(seg.Flow)
+	switch {
+	case untranslated(seg.Flow):
+		m.brevity = terse
+	case s.all.FromTo:
+		m.brevity = complete
+	default:
+		m.brevity = nameless
+	}
 	return m
 }
 
