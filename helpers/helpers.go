@@ -154,6 +154,7 @@ type Expectation struct {
 	Paired    bool           // To's port and its partner (port^1) stay an even/odd pair, even if the partner comes later or never
 	Permanent bool           // may match more than once (a registration)
 	Reserve   bool           // only fix the outside port; nothing opens until it is announced again without Reserve
+	Relayed   bool           // To may be another host's, if that has opened it to the sender, who passes it on to the reader
 	Timeout   time.Duration  // zero: the class's
 	Group     Group
 	Helper    string // helper for the new connection; empty: none

@@ -84,6 +84,11 @@ func (in *inspection) own(a netip.Addr) bool { return a == in.seg.Flow.Own(in.se
 // reader is the other end, as the sender knows it.
 func (in *inspection) reader() netip.Addr { return in.seg.Flow.Peer(in.seg.Dir).Addr() }
 
+// saidBack tells whether a is the reader's own, said back to it. Behind a NAT it may as well be another host's there.
+func (in *inspection) saidBack(a netip.Addr) bool {
+	return a == in.reader() && a == in.seg.Flow.Own(in.seg.Dir.Other()).Addr()
+}
+
 // see notes an address that is not announced.
 func (in *inspection) see(base int, a *wire.Address) {
 	in.desk.sites = append(in.desk.sites, site{base + a.Off, a.Addr, -1})

@@ -75,7 +75,7 @@ func (in *inspection) channel(base, control int, l *leg, by func(reverse bool) c
 		if a.Control != control {
 			continue
 		}
-		if !usable(a.Addr) || a.Addr.Addr() == in.reader() { // the latter is said back to its owner
+		if !usable(a.Addr) || in.saidBack(a.Addr.Addr()) {
 			in.see(base, a)
 			continue
 		}
@@ -94,7 +94,7 @@ func (in *inspection) channel(base, control int, l *leg, by func(reverse bool) c
 		case wire.MediaControlChannel:
 			partner := in.find(control, wire.MediaChannel, a.Reverse)
 			in.media(base, a, l, c, "RTCP", !partner.IsValid() || pair(a.Addr, partner))
-			if c.opener == in.seg.Dir && !in.own(a.Addr.Addr()) {
+			if c.opener == in.seg.Dir && !in.own(a.Addr.Addr()) && a.Addr.Addr() != in.reader() {
 				l.book.open(c).from = a.Addr.Addr()
 			}
 		case wire.LocalAreaAddress:
@@ -130,6 +130,7 @@ func (in *inspection) data(base int, a *wire.Address, l *leg, by channel, t120 b
 	x := helpers.Expectation{
 		Class: classData, Transport: helpers.TCP, Owner: in.seg.Dir, From: netip.AddrPortFrom(in.reader(), 0), Permanent: t120,
 		Group: l.group(l.book.part(use{by: by, owner: in.seg.Dir, transport: helpers.TCP, end: a.Addr})), Note: "data",
+		Relayed: !in.own(a.Addr.Addr()),
 	}
 	if t120 {
 		x.Note = "T.120"
@@ -157,6 +158,7 @@ func (in *inspection) stream(to netip.AddrPort, l *leg, by channel, note string,
 	return helpers.Expectation{
 		Class: classMedia, Transport: helpers.UDP, Owner: dir, From: from, Paired: paired,
 		Group: l.group(l.book.part(use{by: by, owner: dir, transport: helpers.UDP, end: to})), Note: note,
+		Relayed: !in.own(to.Addr()),
 	}
 }
 

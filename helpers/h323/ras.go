@@ -208,10 +208,11 @@ func (s *ras) lead(in *inspection, asker netip.Addr) {
 		a := &m.Addresses[i]
 		x := helpers.Expectation{
 			Owner: in.seg.Dir, From: netip.AddrPortFrom(in.reader(), 0), Group: helpers.Group{ID: uint64(r.group)},
+			Relayed: !in.own(a.Addr.Addr()),
 		}
 		switch {
 		case !usable(a.Addr) || a.Quoted || a.Addr == in.seg.Flow.Own(in.seg.Dir):
-		case m.Kind == wire.AdmissionConfirm && a.Field == wire.DestCallSignalAddress && a.Addr.Addr() != in.reader():
+		case m.Kind == wire.AdmissionConfirm && a.Field == wire.DestCallSignalAddress && !in.saidBack(a.Addr.Addr()):
 			x.Class, x.Transport, x.Helper, x.Note = classCalled, helpers.TCP, nameSignalling, "ACF"
 		case m.Kind == wire.LocationConfirm && a.Field == wire.CallSignalAddress:
 			x.Class, x.Transport, x.Helper, x.Note = classCalled, helpers.TCP, nameSignalling, "LCF"

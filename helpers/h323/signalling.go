@@ -132,10 +132,11 @@ func (s *signalling) addresses(in *inspection, base int, c *call) {
 		switch a.Field {
 		case wire.H245Address:
 			x.Class, x.Group, x.Helper, x.Note = classControl, part(partControl), nameControl, "H.245"
+			x.Relayed = !in.own(a.Addr.Addr())
 		case wire.AlternativeAddress, wire.AlternativeAliasAddress:
 			x.Class, x.Group, x.Helper, x.Note = classForward, part(partForward), nameSignalling, "forwarded"
 		}
-		if x.Note == "" || !usable(a.Addr) || a.Addr.Addr() == in.reader() {
+		if x.Note == "" || !usable(a.Addr) || in.saidBack(a.Addr.Addr()) {
 			in.see(base, a)
 			continue
 		}

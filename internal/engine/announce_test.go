@@ -793,6 +793,66 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
+// What is open to a host it may pass on to another, who reaches it without the NAT that both stand behind.
+func TestRelayed(t *testing.T) {
+	const refused = "foreign-address"
+	tests := []struct {
+		name      string
+		conn      func(helpers.Transport) engine.Conn
+		neighbour string   // says, line by line
+		say       string   // says the server to the client
+		events    []string // that follow
+	}{
+		{"behind NAT", snatConn, "open udp 10.0.0.2:4000 peer\n", "open udp 203.0.113.1:4000 peer relayed\n",
+			[]string{"expect udp 10.0.0.1:0>10.0.0.2:4000", `edit reply 9 "203.0.113.1:4000" "10.0.0.2:4000"`}},
+		{"routed", plainConn, "open udp 10.0.0.2:4000 peer\n", "open udp 10.0.0.2:4000 peer relayed\n",
+			[]string{"expect udp 10.0.0.1:0>10.0.0.2:4000"}},
+		{"what is open to anybody, behind NAT", snatConn, "open udp 10.0.0.2:4000\n", "open udp 203.0.113.1:4000 peer relayed\n",
+			[]string{"expect udp 10.0.0.1:0>10.0.0.2:4000", `edit reply 9 "203.0.113.1:4000" "10.0.0.2:4000"`}},
+		{"what is open to anybody", plainConn, "open udp 10.0.0.2:4000\n", "open udp 10.0.0.2:4000 peer relayed\n", nil},
+		{"open to the reader already", plainConn, "open udp 10.0.0.2:4000 from 10.0.0.1+0\n", "open udp 10.0.0.2:4000 peer relayed\n", nil},
+		{"not meant so", snatConn, "open udp 10.0.0.2:4000 peer\n", "open udp 203.0.113.1:4000 peer\n",
+			[]string{"refuse udp 10.0.0.1:0>203.0.113.1:4000 " + refused}},
+		{"for another", plainConn, "open udp 10.0.0.2:4000 peer\n", "open udp 10.0.0.2:4000 other relayed\n",
+			[]string{"refuse udp *>10.0.0.2:4000 " + refused}},
+		{"open to somebody else", plainConn, "open udp 10.0.0.2:4000 from 198.51.100.10+0\n", "open udp 10.0.0.2:4000 peer relayed\n",
+			[]string{"refuse udp 10.0.0.1:0>10.0.0.2:4000 " + refused}},
+		{"open to one of his ports", plainConn, "open udp 10.0.0.2:4000 from 198.51.100.9+7\n", "open udp 10.0.0.2:4000 peer relayed\n",
+			[]string{"refuse udp 10.0.0.1:0>10.0.0.2:4000 " + refused}},
+		{"another port", plainConn, "open udp 10.0.0.2:4000 peer\n", "open udp 10.0.0.2:4001 peer relayed\n",
+			[]string{"refuse udp 10.0.0.1:0>10.0.0.2:4001 " + refused}},
+		{"closed again", plainConn, "open udp 10.0.0.2:4000 group 1 peer\ncancel 1\n", "open udp 10.0.0.2:4000 peer relayed\n",
+			[]string{"refuse udp 10.0.0.1:0>10.0.0.2:4000 " + refused}},
+		{"only reserved", snatConn, "open udp 10.0.0.2:4000 peer reserve\n", "open udp 203.0.113.1:4000 peer relayed\n",
+			[]string{"refuse udp 10.0.0.1:0>203.0.113.1:4000 " + refused}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			c := tt.conn(helpers.UDP)
+			neighbour := otherClient(c)
+			if c.Reply == c.Orig.Turned() {
+				neighbour.Reply = neighbour.Orig.Turned()
+			}
+			for line := range strings.Lines(tt.neighbour) {
+				b.udp(neighbour, orig, line)
+			}
+			b.udp(c, orig, "hello\n")
+			b.log = nil
+			b.udp(c, reply, tt.say)
+			b.events(tt.events...)
+		})
+	}
+	t.Run("said back to its owner", func(t *testing.T) {
+		b := newBed(t, nil)
+		say := b.talk(snatConn(helpers.UDP))
+		say(orig, "open udp 10.0.0.1:4000 peer\n")
+		b.log = nil
+		say(reply, "open udp 203.0.113.1:4000 peer relayed\n")
+		b.events()
+	})
+}
+
 // A datagram that nobody could send if it were rewritten leaves as it came, and opens nothing.
 func TestOverlong(t *testing.T) {
 	six := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }

@@ -427,7 +427,7 @@ type translation job
 
 // At implements helpers.NAT.
 func (t *translation) At(i int) (netip.AddrPort, bool) {
-	if i < 0 || i >= len(t.plans) || t.plans[i].refused != "" {
+	if i < 0 || i >= len(t.plans) || t.plans[i].refused != "" || t.plans[i].entry == nil {
 		return netip.AddrPort{}, false
 	}
 	x := t.plans[i].entry

@@ -127,7 +127,7 @@ func (f *flow) sides(owner helpers.Dir) sides {
 
 // plan is what becomes of one announcement.
 type plan struct {
-	entry   *entry // nil: refused before there was one
+	entry   *entry // nil: refused before there was one, or not for the table at all
 	refused Reason
 	place   bool // the table is to be asked
 	fresh   bool // the entry was made for it
@@ -182,11 +182,18 @@ func (e *Engine) judge(j *job, i int) plan {
 	}
 	// The kernel translates what follows a master to the master's own hosts. What goes elsewhere is for the rules of NAT.
 	x.toward, x.nat = said.Owner.Other(), f.nat != nil && x.to.Addr() == owner.real.Addr()
+	relayed := e.relayed(j, &x)
+	if relayed != nil {
+		if x.to = relayed.to; x.to.Addr() == f.sides(j.dir.Other()).real.Addr() { // it is said back to its owner
+			return plan{}
+		}
+		x.at = x.to
+	}
 	old := e.known(&x)
 	switch {
 	case j.foreign:
 		return refuse(RefuseLockIn)
-	case !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
+	case relayed == nil && !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
 		return refuse(RefuseForeignAddress)
 	case said.Owner != j.dir && !e.announcedBefore(&x):
 		return refuse(RefuseForeignAddress)
@@ -200,6 +207,8 @@ func (e *Engine) judge(j *job, i int) plan {
 	}
 	fixed := old != nil
 	switch {
+	case !fixed && e.opened(&x):
+		return plan{}
 	case !fixed && !e.choose(&x):
 		return refuse(RefusePortTaken)
 	case fixed:
@@ -222,6 +231,31 @@ func (e *Engine) judge(j *job, i int) plan {
 		e.setPending(made.entry, p)
 	}
 	return made
+}
+
+// relayed is what x passes on: the reader's own end point, or that of another host, which is open to the sender or to the
+// reader already; nil: none of these.
+func (e *Engine) relayed(j *job, x *entry) *entry {
+	sender, reader := j.flow.sides(j.dir).real.Addr(), j.flow.sides(j.dir.Other()).real.Addr()
+	if !x.said.Relayed || x.said.Owner != j.dir || x.to.Addr() == sender {
+		return nil
+	}
+	for y := e.ends[packEnd(x.said.Transport, x.said.To, x.master.Zone)]; y != nil; y = y.next {
+		if y.to.Addr() == reader || y.pending && (covers(y.from, netip.AddrPortFrom(sender, 0)) || covers(y.from, x.from)) {
+			return y
+		}
+	}
+	return nil
+}
+
+// opened tells whether x is open without it: one of two sessions has relayed it.
+func (e *Engine) opened(x *entry) bool {
+	for y := e.ends[packEnd(x.said.Transport, x.at, x.master.Zone)]; y != nil; y = y.next {
+		if y.pending && y.to == x.to && covers(y.from, x.from) && (x.said.Relayed || y.said.Relayed) {
+			return true
+		}
+	}
+	return false
 }
 
 // refresh answers an announcement of what is pending. A narrower From changes something, and a later end.
