@@ -155,6 +155,7 @@ type Expectation struct {
 	Permanent bool           // may match more than once (a registration)
 	Reserve   bool           // only fix the outside port; nothing opens until it is announced again without Reserve
 	Relayed   bool           // To may be another host's, if that has opened it to the sender, who passes it on to the reader
+	Lasting   bool           // it stays open when its flow ends: what follows comes after that
 	Timeout   time.Duration  // zero: the class's
 	Group     Group
 	Helper    string // helper for the new connection; empty: none

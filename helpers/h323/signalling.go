@@ -39,11 +39,10 @@ type call struct {
 	book      book
 }
 
-// partControl is the Group.Part of the H.245 connection, partForward that of a forwarded call. Those of media are above.
+// partControl is the Group.Part of the H.245 connection. Those of media are above.
 const (
-	partControl = iota + 1
-	partForward
-	partMedia // is added to the parts of a book
+	partControl = 1
+	partMedia   = 3 // is added to the parts of a book
 )
 
 // Inspect implements helpers.Session.
@@ -103,7 +102,7 @@ func (s *signalling) call(in *inspection, m *wire.Message) *call {
 		return nil
 	}
 	c := call{reference: m.Reference, caller: caller}
-	if by := in.seg.Flow.Announced; by != nil && !by.Permanent && s.last == 0 {
+	if by := in.seg.Flow.Announced; by != nil && by.Group.ID != 0 && !by.Permanent && s.last == 0 {
 		c.id = by.Group.ID // so that whoever announced this call can end it
 	} else {
 		c.id = flowBase(in.seg.Flow.ID) + uint64(s.last)
@@ -122,7 +121,6 @@ func (s *signalling) call(in *inspection, m *wire.Message) *call {
 // addresses announces where the H.245 connection leads, and where the call is forwarded to.
 func (s *signalling) addresses(in *inspection, base int, c *call) {
 	m := &in.desk.message
-	part := func(n uint64) helpers.Group { return helpers.Group{ID: c.id, Part: flowBase(in.seg.Flow.ID) + n} }
 	for i := range m.Addresses {
 		a := &m.Addresses[i]
 		if a.Control >= 0 {
@@ -131,10 +129,12 @@ func (s *signalling) addresses(in *inspection, base int, c *call) {
 		x := helpers.Expectation{Transport: helpers.TCP, Owner: in.seg.Dir, From: netip.AddrPortFrom(in.reader(), 0)}
 		switch a.Field {
 		case wire.H245Address:
-			x.Class, x.Group, x.Helper, x.Note = classControl, part(partControl), nameControl, "H.245"
+			x.Class, x.Helper, x.Note = classControl, nameControl, "H.245"
+			x.Group = helpers.Group{ID: c.id, Part: flowBase(in.seg.Flow.ID) + partControl}
 			x.Relayed = !in.own(a.Addr.Addr())
 		case wire.AlternativeAddress, wire.AlternativeAliasAddress:
-			x.Class, x.Group, x.Helper, x.Note = classForward, part(partForward), nameSignalling, "forwarded"
+			// The caller ends this call before it makes the other one: so of no group, and lasting.
+			x.Class, x.Helper, x.Note, x.Lasting = classForward, nameSignalling, "forwarded", true
 		}
 		if x.Note == "" || !usable(a.Addr) || in.saidBack(a.Addr.Addr()) {
 			in.see(base, a)

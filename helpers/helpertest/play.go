@@ -19,7 +19,7 @@ import (
 //	note 1 "RETR pub/file"
 //	error "at byte 5: number over 255"
 //
-// Parts of a group stand behind a slash (1/2); paired, permanent, reserve, relayed, a timeout and a helper behind the group.
+// Parts of a group stand behind a slash (1/2); paired, permanent, reserve, relayed, lasting, a timeout and a helper behind the group.
 type Output struct {
 	Expect []helpers.Expectation
 	Cancel []helpers.Group
@@ -52,7 +52,7 @@ func expectation(h helpers.Helper, e helpers.Expectation) string {
 	for _, f := range []struct {
 		set  bool
 		name string
-	}{{e.Paired, "paired"}, {e.Permanent, "permanent"}, {e.Reserve, "reserve"}, {e.Relayed, "relayed"},
+	}{{e.Paired, "paired"}, {e.Permanent, "permanent"}, {e.Reserve, "reserve"}, {e.Relayed, "relayed"}, {e.Lasting, "lasting"},
 		{e.Timeout != 0, e.Timeout.String()}, {e.Helper != "", "helper " + e.Helper}} {
 		if f.set {
 			l += " " + f.name

@@ -793,6 +793,21 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
+// What is lasting outlives its connection, and its session goes when it does.
+func TestLasting(t *testing.T) {
+	b := newBed(t, nil)
+	f := b.tcp(plainConn(helpers.TCP), 1000)
+	f.say(orig, "open tcp 10.0.0.1:4000 group 1\nopen tcp 10.0.0.1:4001 lasting group 2\n")
+	b.events("expect tcp *>10.0.0.1:4000", "expect tcp *>10.0.0.1:4001")
+	b.drive(b.e.Ended(helpers.TCP, f.conn.Orig, 0, b.now))
+	b.events("cancel tcp *>10.0.0.1:4000 flow-ended")
+	b.pass(time.Minute + time.Second)
+	b.events("cancel tcp *>10.0.0.1:4001 expired")
+	if n := b.e.Stats().Sessions; n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
 // What is open to a host it may pass on to another, who reaches it without the NAT that both stand behind.
 func TestRelayed(t *testing.T) {
 	const refused = "foreign-address"

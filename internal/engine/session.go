@@ -172,6 +172,9 @@ func (e *Engine) leftBy(s *session, f *flow) {
 	}
 	if f.transport() == helpers.TCP && !s.helper.PerPair {
 		for x := range s.entries() {
+			if x.pending && x.said.Lasting {
+				continue
+			}
 			if x.pending {
 				e.cancelEntry(x, CancelFlowEnded)
 			}

@@ -14,7 +14,7 @@ import (
 
 // toy is a line protocol that can say all that the contract allows:
 //
-//	open tcp 192.0.2.1:4000 group 1/2 paired permanent reserve relayed helper toy from 198.51.100.1:* other
+//	open tcp 192.0.2.1:4000 group 1/2 paired permanent reserve relayed lasting helper toy from 198.51.100.1:* other
 //	cancel 1
 //	note 1 text
 //	skip 5
@@ -134,6 +134,8 @@ func (s *toy) line(seg *helpers.Segment, off int, line []byte, out *helpers.Resu
 				x.Permanent = true
 			case "reserve":
 				x.Reserve = true
+			case "lasting":
+				x.Lasting = true
 			case "relayed":
 				x.Relayed = true
 			case "helper":
