@@ -126,7 +126,7 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-10s %s\n", what, caret.Plain(fmt.Sprintf(format, args...)))
 	}
-	fmt.Fprintf(&b, "%s %s\n", format.Name(f), where.State(f))
+	fmt.Fprintln(&b, named(f))
 	if !r.Related {
 		line("related", "no: no connection announced it")
 		_, err := io.WriteString(c.stdout, b.String())
@@ -134,6 +134,9 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	}
 	line("related", "yes: it was expected when it began (status EXPECTED)")
 	w.master(line, f, &r)
+	if err := above(line, t, &r); err != nil {
+		return err
+	}
 	if err := c.pending(line, f); err != nil {
 		return err
 	}
@@ -172,12 +175,39 @@ func (w *whyCommand) master(line func(what, format string, args ...any), f *flow
 		line("helper", "%s, %s", r.Helper, of)
 	}
 	for i := range r.Control {
-		line("control", "%s %s", format.Name(&r.Control[i]), where.State(&r.Control[i]))
+		line("control", "%s", named(&r.Control[i]))
 	}
 	if r.Shadow && len(r.Control) == 0 {
 		line("control", "the connection that the shadow stands for is gone")
 	}
 }
+
+// named is a connection's name, and its state if its protocol has any.
+func named(f *flows.Flow) string { return strings.TrimSpace(format.Name(f) + " " + where.State(f)) }
+
+// mostAbove is how far announcements of announcements are followed: the daemon goes no deeper.
+const mostAbove = 4
+
+// above are the connections that announced the control connection, if it was announced itself.
+func above(line func(what, format string, args ...any), t *flows.Table, r *why.Reason) error {
+	for range mostAbove {
+		if len(r.Control) != 1 || !r.Control[0].Expected() {
+			return nil
+		}
+		next, err := why.Find(&r.Control[0], t.List)
+		if err != nil {
+			return err
+		}
+		for i := range next.Control {
+			line("above", "%s", named(&next.Control[i]))
+		}
+		r = &next
+	}
+	return nil
+}
+
+// mostPending is how many expectations are named: a trunk has thousands.
+const mostPending = 10
 
 // pending are the expectations that the master has besides: the one that was used is gone, unless it is permanent.
 func (c *context) pending(line func(what, format string, args ...any), f *flows.Flow) error {
@@ -186,13 +216,20 @@ func (c *context) pending(line func(what, format string, args ...any), f *flows.
 		return err
 	}
 	defer t.Close()
+	n := 0
 	for x, err := range t.List() {
 		if err != nil {
 			return err
 		}
-		if f.Master.Src.IsValid() && x.Master == f.Master && x.MasterTransport == f.MasterTransport {
+		if !f.Master.Src.IsValid() || x.Master != f.Master || x.MasterTransport != f.MasterTransport {
+			continue
+		}
+		if n++; n <= mostPending {
 			line("pending", "%s %s, for %d s more", names.Protocol(uint8(x.Transport)), format.ExpectEnds(x), x.Timeout)
 		}
+	}
+	if n > mostPending {
+		line("pending", "and %d more", n-mostPending)
 	}
 	return nil
 }
@@ -225,8 +262,13 @@ func announced(line func(what, format string, args ...any), said why.Announced) 
 	case said.Said == nil:
 		line("announced", "the log mentions it at %s, but not its announcement", said.Used["time"])
 	default:
-		line("announced", "at %s on %s (%s): %s %s", said.Said["time"], said.Said["flow"], said.Said["dir"], said.Said["class"],
-			strconv.QuoteToGraphic(said.Said["note"]))
-		line("expected", "%s %s>%s", said.Said["transport"], said.Said["from"], said.Said["to"])
+		line("announced", "at %s by %s on %s (%s): %s %s", said.Said["time"], said.Said["helper"], said.Said["flow"],
+			said.Said["dir"], said.Said["class"], strconv.QuoteToGraphic(said.Said["note"]))
+		expected := fmt.Sprintf("%s %s>%s", said.Said["transport"], said.Said["from"], said.Said["to"])
+		if at := said.Said["at"]; at != "" {
+			expected += ", under NAT at " + at
+		}
+		line("expected", "%s", expected)
+		line("used", "at %s for %s", said.Used["time"], strconv.QuoteToGraphic(said.Used["note"]))
 	}
 }

@@ -31,7 +31,7 @@ func TestWhy(t *testing.T) {
 		Mask: tuple("255.255.255.255:0", "255.255.255.255:65535"), MasterTransport: helpers.TCP, Master: shadow.Orig,
 	}
 	const log = `time=T1 level=INFO msg=expect helper=ftp flow="tcp 10.0.0.1:4000>192.0.2.1:21" class=data transport=tcp from=192.0.2.1:* to=10.0.0.1:5000 dir=orig timeout=300 note="PORT \x1b"
-time=T2 level=INFO msg=related helper=ftp flow="tcp 192.0.2.1:20>10.0.0.1:5000" class=data transport=tcp from=192.0.2.1:* to=10.0.0.1:5000
+time=T2 level=INFO msg=related helper=ftp flow="tcp 192.0.2.1:20>10.0.0.1:5000" class=data transport=tcp from=192.0.2.1:* to=10.0.0.1:5000 note="RETR \x1b"
 `
 	var out, errs bytes.Buffer
 	var code int
@@ -66,8 +66,9 @@ time=T2 level=INFO msg=related helper=ftp flow="tcp 192.0.2.1:20>10.0.0.1:5000" 
   helper     ftp, of the kernel's, a mere carrier: cthelperd read the connection
   control    tcp 10.0.0.1:4000>192.0.2.1:21 ESTABLISHED
   pending    tcp 192.0.2.1:*>10.0.0.1:5001, for 300 s more
-  announced  at T1 on tcp 10.0.0.1:4000>192.0.2.1:21 (orig): data "PORT \x1b"
+  announced  at T1 by ftp on tcp 10.0.0.1:4000>192.0.2.1:21 (orig): data "PORT \x1b"
   expected   tcp 192.0.2.1:*>10.0.0.1:5000
+  used       at T2 for "RETR \x1b"
 `
 	if got := regexp.MustCompile(`for \d+ s`).ReplaceAllString(out.String(), "for 300 s"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
