@@ -14,17 +14,17 @@ import (
 	"github.com/cthelperd/cthelperd/flows"
 )
 
-// askFrom is how many connections a terminal is asked about before they are touched.
+// askFrom is how many entries a terminal is asked about before they are touched.
 const askFrom = 10
 
-// careful are the options of commands that touch many connections.
+// careful are the options of commands that touch many entries of a table.
 type careful struct {
 	DryRun bool `group:"Safety" help:"Touch nothing, say how many would be."`
-	Yes    bool `short:"y" group:"Safety" help:"Ask nothing. Otherwise, with a terminal, from 10 connections on there is a question."`
+	Yes    bool `short:"y" group:"Safety" help:"Ask nothing. Otherwise, with a terminal, from 10 entries on there is a question."`
 }
 
-// may says whether to go on with n connections; verb is what will be done.
-func (k *careful) may(c *context, verb string, n func() (uint64, error)) (bool, error) {
+// may says whether to go on with n entries; verb is what will be done, and noun what to.
+func (k *careful) may(c *context, verb, noun string, n func() (uint64, error)) (bool, error) {
 	if !k.DryRun && (k.Yes || !c.asking()) {
 		return true, nil
 	}
@@ -33,13 +33,13 @@ func (k *careful) may(c *context, verb string, n func() (uint64, error)) (bool, 
 		return false, err
 	}
 	if k.DryRun {
-		c.say("would %s %s", verb, connections(touched))
+		c.say("would %s %s", verb, amount(touched, noun))
 		return false, nil
 	}
 	if touched < askFrom {
 		return true, nil
 	}
-	fmt.Fprintf(c.stderr, "%s %s? [y/N] ", strings.ToUpper(verb[:1])+verb[1:], connections(touched))
+	fmt.Fprintf(c.stderr, "%s %s? [y/N] ", strings.ToUpper(verb[:1])+verb[1:], amount(touched, noun))
 	answer, err := bufio.NewReader(c.stdin).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
@@ -89,7 +89,7 @@ func (d *deleteCommand) Run(c *context) error {
 	}
 	c.warn(s)
 	counted := func() (uint64, error) { return d.show(c, t, s, d.DryRun) }
-	if ok, err := d.may(c, "delete", counted); err != nil || !ok {
+	if ok, err := d.may(c, "delete", connection, counted); err != nil || !ok {
 		return errors.Join(err, s.judged())
 	}
 	var done flows.Done
@@ -136,7 +136,7 @@ func (c *context) touched(verb string, done flows.Done, err error) error {
 	if done.Refused > 0 {
 		gone += fmt.Sprintf(", the kernel refused %d", done.Refused)
 	}
-	c.say("%s %s%s%s", verb, about, connections(done.Entries), gone)
+	c.say("%s %s%s%s", verb, about, amount(done.Entries, connection), gone)
 	if done.Entries == 0 {
 		c.code = exitFailed
 	}
@@ -178,7 +178,7 @@ func (u *updateCommand) Run(c *context) error {
 	}
 	c.warn(s)
 	counted := func() (uint64, error) { return count(t.List(s.filter)) }
-	if ok, err := u.may(c, "update", counted); err != nil || !ok {
+	if ok, err := u.may(c, "update", connection, counted); err != nil || !ok {
 		return errors.Join(err, s.judged())
 	}
 	var done flows.Done
@@ -221,9 +221,22 @@ func (u *updateCommand) updateShown(c *context, t *flows.Table, s *selection, ch
 	return done, p.End()
 }
 
-type flushCommand struct {
-	careful
+// flush empties a table.
+func (k *careful) flush(c *context, noun string, counted func() (uint64, error), flush func() error) error {
+	if ok, err := k.may(c, "delete", noun, counted); err != nil || !ok {
+		return err
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	c.say("the %s table has been emptied", noun)
+	return nil
 }
+
+// entries is how many of a table's count there are, without its limit.
+func entries[N int | uint32](n, _ N, err error) (uint64, error) { return uint64(n), err }
+
+type flushCommand struct{ careful }
 
 func (f *flushCommand) Run(c *context) error {
 	t, err := flows.Open()
@@ -231,18 +244,7 @@ func (f *flushCommand) Run(c *context) error {
 		return err
 	}
 	defer t.Close()
-	counted := func() (uint64, error) {
-		n, _, err := t.Count()
-		return uint64(n), err
-	}
-	if ok, err := f.may(c, "delete", counted); err != nil || !ok {
-		return err
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	c.say("the connection table has been emptied")
-	return nil
+	return f.flush(c, connection, func() (uint64, error) { return entries(t.Count()) }, t.Flush)
 }
 
 type createCommand struct {
@@ -288,7 +290,7 @@ func (k *createCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	c.say("created 1 connection")
+	c.say("created %s", amount(1, connection))
 	if k.Output.Kind == "" {
 		return nil
 	}
@@ -359,7 +361,7 @@ func (r *restoreCommand) Run(c *context) error {
 type restored struct{ created, there, updated, deleted uint64 }
 
 func (r restored) String() string {
-	text := fmt.Sprintf("created %s", connections(r.created))
+	text := fmt.Sprintf("created %s", amount(r.created, connection))
 	if r.there > 0 {
 		text += fmt.Sprintf(", %d were there", r.there)
 	}

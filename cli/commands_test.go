@@ -119,9 +119,12 @@ func TestCommands(t *testing.T) {
 		{"cthelper expect create -p tcp", 2, "", "needs --proto, --tuple-src and --tuple-dst|Try 'cthelper expect create --help'"},
 		{master + "cthelper expect list; cthelper expect count; cthelper expect list -o json", 0, `tcp    10.0.0.2:*               10.0.0.8:5|"helper":"ftp"`, "created 1 expectation"},
 		{master + "cthelper expect get -p tcp --tuple-src 10.0.0.2 --tuple-dst 10.0.0.8 --tuple-port-dst 5 -o conntrack", 0, "proto=6 src=10.0.0.2 dst=10.0.0.8 sport=0 dport=5", ""},
-		{master + "cthelper expect update --helper ftp -t 77; cthelper expect list -o conntrack", 0, "7", "updated 1 expectations"},
-		{master + "cthelper expect delete --tuple-port-dst 1-4; cthelper expect delete --tuple-dst 10.0.0.0/24; cthelper expect count", 0, "0\n", "deleted 0 expectations|deleted 1 expectations"},
+		{master + "cthelper expect update --helper ftp -t 77; cthelper expect list -o conntrack", 0, "7", "updated 1 expectation\n"},
+		{master + "cthelper expect delete --tuple-port-dst 1-4; cthelper expect delete --tuple-dst 10.0.0.0/24; cthelper expect count", 0, "0\n", "deleted 0 expectations|deleted 1 expectation\n"},
 		{"cthelper expect delete", 2, "", "needs a condition"},
+		{master + "cthelper expect flush --dry-run", 0, "", "would delete 1 expectation\n"},
+		{"cthelper list --top=-1", 2, "", "want at least 1"},
+		{"cthelper watch --count 1 --list", 0, "PRESENT", "began while nobody watched|nf_conntrack_events=1"},
 		{master + "cthelper expect flush; cthelper expect count", 0, "0\n", "has been emptied"},
 		{"cthelper watch -e NOTHING", 2, "", "want ALL, NEW, UPDATES or DESTROY"},
 		{"cthelper watch --exec /nonexistent/program", 2, "", "no such file"},
@@ -221,7 +224,26 @@ chmod +x $T/note
 	if !strings.Contains(stderr, "failed 1 times, at first: exit status 1") {
 		t.Errorf("standard error: %s", stderr)
 	}
-	code, stdout, stderr := run("cthelper watch --list -o json --count 6")
+	// A program that hangs: the first signal waits for it, the second one kills it and what it has started.
+	code, stdout, stderr := run(`cat > $T/hang <<'END'
+#!/bin/sh
+sleep 1000 &
+echo $! > $T/child; wait
+END
+chmod +x $T/hang; export T
+until_() { for i in $(seq 500); do eval "$1" && return; sleep 0.02; done; echo "never: $1"; }
+cthelper watch --list -e NEW --jobs 1 --exec $T/hang & watch=$!
+until_ '[ -s $T/child ]'
+kill -TERM $watch; sleep 0.3; kill -0 $watch && echo waits
+kill -TERM $watch; wait $watch; code=$?
+until_ '! grep -q "^State:.*[SR] (" /proc/$(cat $T/child)/status 2>/dev/null'
+yes x | head -c 3000000 > $T/much
+cthelper watch --list --count 1 --shell --exec "cat $T/much" | wc -c
+exit $code`)
+	if code != 1 || strings.Contains(stdout, "never") || stdout != "waits\n1048576\n" || !strings.Contains(stderr, "did not want to wait") {
+		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, stderr = run("cthelper watch --list -o json --count 6")
 	if code != 0 || strings.Count(stdout, `"event":"PRESENT"`) != 6 {
 		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
 	}

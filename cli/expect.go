@@ -225,7 +225,7 @@ func (k *expectCreateCommand) Run(c *context) error {
 	if err := t.Create(x); err != nil {
 		return err
 	}
-	c.say("created 1 expectation")
+	c.say("created %s", amount(1, expectation))
 	return nil
 }
 
@@ -314,10 +314,10 @@ func (c *context) eachExpectation(
 		return err
 	}
 	defer t.Close()
-	if ok, err := k.may(c, verb, func() (uint64, error) { return count(m.list(t)) }); err != nil || !ok {
+	if ok, err := k.may(c, verb, expectation, func() (uint64, error) { return count(m.list(t)) }); err != nil || !ok {
 		return err
 	}
-	n := 0
+	n := uint64(0)
 	for x, err := range m.list(t) {
 		if err != nil {
 			return err
@@ -329,7 +329,7 @@ func (c *context) eachExpectation(
 			return err
 		}
 	}
-	c.say("%s %d expectations", done, n)
+	c.say("%s %s", done, amount(n, expectation))
 	if n == 0 {
 		c.code = exitFailed
 	}
@@ -344,18 +344,7 @@ func (f *expectFlushCommand) Run(c *context) error {
 		return err
 	}
 	defer t.Close()
-	counted := func() (uint64, error) {
-		n, _, err := t.Count()
-		return uint64(n), err
-	}
-	if ok, err := f.may(c, "delete", counted); err != nil || !ok {
-		return err
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	c.say("the expectation table has been emptied")
-	return nil
+	return f.flush(c, expectation, func() (uint64, error) { return entries(t.Count()) }, t.Flush)
 }
 
 type expectWatchCommand struct {

@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"iter"
+	"strconv"
 
+	"github.com/cthelperd/cthelperd/cli/caret"
 	"github.com/cthelperd/cthelperd/cli/criteria"
 	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/cli/names"
@@ -35,6 +37,9 @@ func (l *listCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
+	if l.Top < 0 {
+		return &caret.Error{Text: strconv.Itoa(l.Top), Message: "want at least 1"}
+	}
 	by, err := newOrder(l.Sort, l.Reverse, s.labels)
 	if err != nil {
 		return err
@@ -64,7 +69,7 @@ func (l *listCommand) Run(c *context) error {
 		return err
 	}
 	if c.interactive() {
-		c.say("%s", connections(n))
+		c.say("%s", amount(n, connection))
 	}
 	return s.judged()
 }
@@ -146,12 +151,11 @@ func (k *countCommand) Run(c *context) error {
 	}
 	n := uint64(0)
 	if s.any {
-		entries, _, err := t.Count()
-		if err != nil {
-			return err
-		}
-		n = uint64(entries)
-	} else if n, err = count(t.List(s.filter)); err != nil {
+		n, err = entries(t.Count())
+	} else {
+		n, err = count(t.List(s.filter))
+	}
+	if err != nil {
 		return err
 	}
 	c.warn(s)

@@ -98,11 +98,18 @@ func (c *context) say(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "cthelper: "+format+"\n", args...)
 }
 
-func connections(n uint64) string {
+// What tables are made of.
+const (
+	connection  = "connection"
+	expectation = "expectation"
+)
+
+// amount is a number of things.
+func amount(n uint64, noun string) string {
 	if n == 1 {
-		return "1 connection"
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d connections", n)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // explain prints what of the condition is tested where.

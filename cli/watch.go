@@ -62,6 +62,8 @@ func (watchCommand) Help() string {
 	return `A line OVERRUN says that events were lost here, and how many; after it comes what is in the table (PRESENT), up to
 SYNCED: what was known before and is not among it is gone.
 
+SIGINT and SIGTERM end it; programs of --exec that run come to their end. The second signal kills them.
+
 Examples:
   cthelper watch -e NEW,DESTROY -p tcp -o timestamp
   cthelper watch --where 'related' -o json
@@ -86,6 +88,7 @@ func (w *watchCommand) Run(c *context) error {
 		}
 	}
 	c.warn(s)
+	w.silent(c)
 	watcher, err := flows.Watch(flows.Watching{
 		Kinds: w.EventMask.kinds, Filter: s.filter, Buffer: w.BufferSize, List: w.List,
 	})
@@ -99,7 +102,24 @@ func (w *watchCommand) Run(c *context) error {
 	}
 	until, stop := signal.NotifyContext(stdcontext.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	return errors.Join(w.follow(until, watcher, p, run), run.Wait(), s.judged())
+	err = w.follow(until, watcher, p, run)
+	if run != nil { // the programs come to their end, unless there is another signal
+		again, stop := signal.NotifyContext(stdcontext.Background(), unix.SIGINT, unix.SIGTERM)
+		defer stop()
+		defer stdcontext.AfterFunc(again, run.Kill)()
+		err = errors.Join(err, run.Wait())
+	}
+	return errors.Join(err, s.judged())
+}
+
+// silent says of which connections the kernel does not tell.
+func (w *watchCommand) silent(c *context) {
+	const automatic = 2
+	settings, err := flows.ReadSettings()
+	if err == nil && settings.Events == automatic && w.EventMask.kinds != flows.News {
+		c.say("what becomes of connections that began while nobody watched is not told: sysctl -w net.netfilter.nf_conntrack_events=1" +
+			" changes that for all that begin later")
+	}
 }
 
 // follow prints events, or runs a program for each.
@@ -110,7 +130,7 @@ func (w *watchCommand) follow(until stdcontext.Context, watcher *flows.Watcher, 
 			return errors.Join(err, p.End())
 		}
 		if run != nil && e.Kind != flows.Synced {
-			run.Start(e)
+			run.Start(until, e)
 		}
 		if run == nil || e.Kind == flows.Overrun {
 			if err := p.Event(e); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cthelperd/cthelperd/cli/caret"
@@ -25,6 +26,8 @@ type Runner struct {
 	words   []string
 	slots   chan struct{}
 	running sync.WaitGroup
+	ended   context.Context // ends the programs
+	kill    context.CancelFunc
 	mu      sync.Mutex // of what follows, and of the outputs
 	failed  uint64
 	first   error
@@ -34,7 +37,7 @@ type Runner struct {
 type Options struct {
 	Shell          bool          // it gets the text whole; else words are separated by spaces
 	Jobs           int           // at once, at most
-	Limit          time.Duration // who takes longer is ended
+	Limit          time.Duration // who takes longer is killed, with all that he has started
 	Labels         *names.Labels
 	Stdout, Stderr io.Writer
 }
@@ -53,14 +56,20 @@ func New(text string, o Options) (*Runner, error) {
 		return nil, &caret.Error{Text: text, Message: err.Error()}
 	}
 	words[0] = path
-	return &Runner{o: o, words: words, slots: make(chan struct{}, o.Jobs)}, nil
+	r := &Runner{o: o, words: words, slots: make(chan struct{}, o.Jobs)}
+	r.ended, r.kill = context.WithCancel(context.Background())
+	return r, nil
 }
 
-// Start runs the program for e. It waits while as many run as may.
-func (r *Runner) Start(e *flows.Event) {
+// Start runs the program for e. It waits while as many run as may, or until somebody has had enough.
+func (r *Runner) Start(until context.Context, e *flows.Event) {
 	input := format.JSONEvent(nil, e, r.o.Labels, time.Now())
 	environment := append(os.Environ(), Environment(e, r.o.Labels, time.Now())...)
-	r.slots <- struct{}{}
+	select {
+	case r.slots <- struct{}{}:
+	case <-until.Done():
+		return
+	}
 	r.running.Go(func() {
 		defer func() { <-r.slots }()
 		r.run(append(input, '\n'), environment)
@@ -68,20 +77,27 @@ func (r *Runner) Start(e *flows.Event) {
 }
 
 func (r *Runner) run(input []byte, environment []string) {
-	until, cancel := context.WithTimeout(context.Background(), r.o.Limit)
+	until, cancel := context.WithTimeout(r.ended, r.o.Limit)
 	defer cancel()
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr beginning
 	cmd := exec.CommandContext(until, r.words[0], r.words[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = bytes.NewReader(input), &stdout, &stderr, environment
+	// A group of its own: a key that ends cthelper lets it come to its end, and who is killed is killed with his children.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // of a child that keeps the output open
 	err := cmd.Run()
-	if until.Err() != nil {
+	switch {
+	case err == nil:
+	case r.ended.Err() != nil:
+		err = errors.New("killed, as somebody did not want to wait")
+	case until.Err() != nil:
 		err = fmt.Errorf("took longer than %v", r.o.Limit)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, _ = stdout.WriteTo(r.o.Stdout)
-	_, _ = stderr.WriteTo(r.o.Stderr)
+	_, _ = r.o.Stdout.Write(stdout.text)
+	_, _ = r.o.Stderr.Write(stderr.text)
 	if err != nil {
 		if r.failed++; r.first == nil {
 			r.first = err
@@ -89,16 +105,28 @@ func (r *Runner) run(input []byte, environment []string) {
 	}
 }
 
+// mostOutput is how much of a program's output is passed on, so that one that writes without end fills no memory.
+const mostOutput = 1 << 20
+
+// beginning keeps what is written first.
+type beginning struct{ text []byte }
+
+func (b *beginning) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), mostOutput-len(b.text))]...)
+	return len(p), nil
+}
+
+// Kill ends the programs that run.
+func (r *Runner) Kill() { r.kill() }
+
 // Wait waits for the programs that run. The error says how many failed, and why the first one did.
 func (r *Runner) Wait() error {
-	if r == nil {
-		return nil
-	}
 	r.running.Wait()
+	r.kill() // the context's timers
 	if r.failed == 0 {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("%s failed %d times, at first: %w", r.words[0], r.failed, r.first))
+	return fmt.Errorf("%s failed %d times, at first: %w", r.words[0], r.failed, r.first)
 }
 
 // Environment has the fields of an event as variables.
