@@ -99,12 +99,13 @@ func TestWhy(t *testing.T) {
 		d := s.daemon()
 		client, server := &party{t, s.client, ipv4.client()}, &party{t, s.server, s.serverAddr(ipv4)}
 		callee := server.listen(callPort)
-		g, _ := s.register(t, ipv4, client, server)
+		g, _, _ := client.register(s.host(ipv4), server.datagrams(rasPort), 60)
 		k, err := client.connect(g.admit(netip.AddrPortFrom(server.addr, callPort)), callee)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = call(t, slow, [2]*phone{client.phone(20000), server.phone(20100)}, k, func(all []media) {
+		c := &call{t, k, [2]*phone{client.phone(20000), server.phone(20100)}, 7}
+		err = styles[0].make(c, func(all []media) {
 			all[0].pass(t, 3*time.Second)
 			d.says("msg=related", 4)
 			text, _ := s.why(d.out.String(), "--where", "related && orig.dport == 20102")
