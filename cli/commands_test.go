@@ -285,16 +285,31 @@ done`
 	}
 }
 
-// TestNoRights: who may not is told so.
+// TestNoRights: every command that needs rights says which.
 func TestNoRights(t *testing.T) {
-	run := bed(t)
-	for _, command := range some([]string{"list", "count", "delete -p tcp", "flush", "stats", "why 1", "watch", "top", "get -p gre -s 10.0.0.1 -d 10.0.0.2",
-		"create -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9", "update -p tcp -m 1", "expect list", "expect flush", "expect watch"}) {
-		// The test program may lie where the user may not go.
-		code, stdout, stderr := run("cp -L $(command -v cthelper) $T/cthelper; chmod 755 $T $T/.. $T/cthelper; chmod o+x $T/../..\n" +
-			"setpriv --reuid=65534 --regid=65534 --clear-groups $T/cthelper " + command)
-		if code != 1 || !strings.Contains(stderr, "CAP_NET_ADMIN") || stdout != "" {
-			t.Errorf("%s: exit %d\n%s%s", command, code, stdout, stderr)
+	const tuple = " -p tcp --tuple-src 10.0.0.2 --tuple-dst 10.0.0.1"
+	all := some([]string{
+		"list", "list dying", "list unconfirmed", "list -z", "count", "count -p tcp", "get -p gre -s 10.0.0.1 -d 10.0.0.2",
+		"delete -p tcp", "delete -p tcp --explain", "delete -p tcp --dry-run", "update -p tcp -m 1", "update -p tcp -m 1 -o conntrack",
+		"create -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9", "create $T/save", "restore $T/save", "flush", "stats", "why 1", "watch", "top",
+		"expect list", "expect count", "expect get" + tuple,
+		"expect create" + tuple + " -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 21", "expect update" + tuple + " -t 9",
+		"expect delete" + tuple, "expect flush", "expect watch", "expect stats",
+	})
+	// The test program may lie where the user may not go.
+	script := "cp -L $(command -v cthelper) $T/cthelper; chmod 755 $T $T/.. $T/cthelper; chmod o+x $T/../..\n" +
+		"echo -A -p gre -s 10.0.0.1 -d 10.0.0.2 -t 9 > $T/save\n"
+	for _, command := range all {
+		script += "setpriv --reuid=65534 --regid=65534 --clear-groups $T/cthelper " + command + " > $T/out 2> $T/err\n" +
+			"echo $? $(wc -c < $T/out) $(cat $T/err)\n"
+	}
+	said := lines(must(t, netnstest.New(t), script))
+	if len(said) != len(all) {
+		t.Fatalf("%d lines of %d commands:\n%s", len(said), len(all), strings.Join(said, "\n"))
+	}
+	for i, command := range all {
+		if !strings.HasPrefix(said[i], "1 0 ") || !strings.Contains(said[i], "CAP_NET_ADMIN") {
+			t.Errorf("%s: exit status, bytes printed and error: %s", command, said[i])
 		}
 	}
 }

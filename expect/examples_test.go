@@ -32,6 +32,23 @@ func TestExamples(t *testing.T) {
 	is := func(n int) string { return fmt.Sprintf(line, n) }
 	another := controls[0]
 	another.Orig.Src = ends("192.0.2.1:4009", "192.0.2.1:4009").Src
+	ns := netnstest.New(t)
+	ns.Run("conntrack", "-C") // loads the modules
+	ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
+	var connections *flows.Table
+	var table *expect.Table
+	var err error
+	ns.Do(func() {
+		connections, err = flows.Open()
+		if err == nil {
+			table, err = expect.Open()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connections.Close()
+	defer table.Close()
 	for _, tt := range []struct {
 		name, util string
 		example    func()
@@ -68,33 +85,20 @@ func TestExamples(t *testing.T) {
 			prints: `watching\nconnection NEW 192.0.2.1:4009>198.51.100.9:21\nexpectation DESTROY 198.51.100.9:0>192.0.2.1:5001\n`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ns := netnstest.New(t)
-			ns.Run("conntrack", "-C") // loads the modules
-			ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
-			var connections *flows.Table
-			var table *expect.Table
-			var err error
-			ns.Do(func() {
-				if connections, err = flows.Open(); err != nil {
-					return
+			err := connections.Flush() // and with them what they expect
+			for i := range controls {
+				if err == nil {
+					err = connections.Create(&controls[i])
 				}
-				table, err = expect.Open()
-				for i := range controls {
-					if err == nil {
-						err = connections.Create(&controls[i])
-					}
+			}
+			for _, x := range []*expect.Expectation{&one, &two} {
+				if err == nil {
+					err = table.Create(x)
 				}
-				for _, x := range []*expect.Expectation{&one, &two} {
-					if err == nil {
-						err = table.Create(x)
-					}
-				}
-			})
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer connections.Close()
-			defer table.Close()
 			printed := ns.Printed(tt.example, func(soFar string) {
 				if tt.during != nil {
 					tt.during(soFar, connections, table)

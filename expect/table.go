@@ -58,18 +58,18 @@ type Table struct {
 
 // Open opens the table of the calling thread's network namespace. flows.ErrPermission and flows.ErrNoTable are said here.
 func Open() (*Table, error) {
-	c, err := nfnl.Dial()
-	if err != nil {
-		return nil, err
-	}
-	t := &Table{conn: c}
-	if _, err := t.Stats(); err != nil {
-		if errors.Is(err, unix.EINVAL) { // nfnetlink_rcv_msg
-			err = &flows.Error{Op: "open the expectation table", Reason: flows.ErrNoTable, Errno: unix.EINVAL}
+	t := &Table{}
+	var err error
+	if t.conn, err = nfnl.Dial(); err == nil {
+		if _, err = t.Stats(); err == nil {
+			return t, nil
 		}
-		return nil, errors.Join(err, c.Close())
+		err = errors.Join(err, t.Close())
 	}
-	return t, nil
+	if nfnl.NoSubsystem(err) {
+		err = &flows.Error{Op: "open the expectation table", Reason: flows.ErrNoTable}
+	}
+	return nil, err
 }
 
 // Close closes the table's socket.

@@ -183,3 +183,41 @@ func compare(t *testing.T, table *expect.Table) {
 	}
 	t.Error("the table did not stand still")
 }
+
+// TestTableNoRights: who has no rights is told what it needs, by every call.
+func TestTableNoRights(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
+	var table *expect.Table
+	var err error
+	ns.Do(func() { table, err = expect.Open() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	x := expect.Expectation{
+		Transport: helpers.TCP, Tuple: ends("192.0.2.1:0", "10.0.0.1:5000"),
+		MasterTransport: helpers.TCP, Master: ends("10.0.0.1:4000", "192.0.2.1:21"), Timeout: 9,
+	}
+	for what, call := range map[string]func() error{
+		"Open":   func() error { _, err := expect.Open(); return err },
+		"Watch":  func() error { _, err := expect.Watch(expect.Watching{}); return err },
+		"Count":  func() error { _, _, err := table.Count(); return err },
+		"Stats":  func() error { _, err := table.Stats(); return err },
+		"Get":    func() error { _, err := table.Get(x.Transport, x.Tuple, 0); return err },
+		"Create": func() error { return table.Create(&x) },
+		"Change": func() error { return table.Change(&x) },
+		"Delete": func() error { return table.Delete(&x) },
+		"Flush":  func() error { return table.Flush() },
+		"List": func() (err error) {
+			for _, err = range table.List() {
+			}
+			return err
+		},
+	} {
+		ns.DoWithoutRights(func() { err = call() })
+		if !errors.Is(err, flows.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func Watch(o Watching) (*Watcher, error) {
 	}
 	e, err := nfnl.Watch(o.Buffer, nfnl.GroupExpNew, nfnl.GroupExpDestroy)
 	if err != nil {
-		return nil, errors.Join(err, t.Close())
+		return nil, errors.Join(refused(err, "", nil), t.Close())
 	}
 	return &Watcher{events: e, table: t, due: o.List}, nil
 }

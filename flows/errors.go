@@ -27,7 +27,7 @@ type Error struct {
 	Op     string     // what was asked
 	Entry  string     // transport and tuple, where one was named
 	Reason error      // one of Err…, or a *Missing or *Off; nil: none of them
-	Errno  unix.Errno // 0: the kernel was not asked
+	Errno  unix.Errno // 0: the reason says it all
 	Text   string     // the kernel's own words; most refusals have none
 }
 

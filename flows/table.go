@@ -34,9 +34,9 @@ func Open() (*Table, error) {
 	}
 	if err == nil {
 		_, _, err = t.Count()
-		if errors.Is(err, unix.EINVAL) { // nfnetlink_rcv_msg
-			err = &Error{Op: "open the connection table", Reason: ErrNoTable, Errno: unix.EINVAL}
-		}
+	}
+	if nfnl.NoSubsystem(err) {
+		err = &Error{Op: "open the connection table", Reason: ErrNoTable}
 	}
 	if err != nil {
 		return nil, errors.Join(err, t.Close())

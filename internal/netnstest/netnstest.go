@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // NS is a network namespace.
@@ -86,6 +87,29 @@ func (n *NS) Do(f func()) {
 	}()
 	if err := <-done; err != nil {
 		n.t.Fatalf("enter the network namespace: %v", err)
+	}
+}
+
+// DoWithoutRights is Do on a thread that has no capabilities.
+func (n *NS) DoWithoutRights(f func()) {
+	n.t.Helper()
+	var err error
+	n.Do(func() {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var had [2]unix.CapUserData
+		if err = unix.Capget(&header, &had[0]); err != nil {
+			return
+		}
+		none := had
+		none[0].Effective, none[1].Effective = 0, 0
+		if err = unix.Capset(&header, &none[0]); err != nil {
+			return
+		}
+		f()
+		err = unix.Capset(&header, &had[0])
+	})
+	if err != nil {
+		n.t.Fatalf("give up capabilities: %v", err)
 	}
 }
 

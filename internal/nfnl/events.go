@@ -70,7 +70,10 @@ func Watch(buffer int, groups ...uint32) (*Events, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("receive conntrack events: %w", err), s.close())
+		if errno := unix.Errno(0); errors.As(err, &errno) {
+			err = &Error{Op: "receive conntrack events", Errno: errno}
+		}
+		return nil, errors.Join(err, s.close())
 	}
 	e.f = os.NewFile(uintptr(s.fd), "conntrack events")
 	if e.raw, err = e.f.SyscallConn(); err != nil {

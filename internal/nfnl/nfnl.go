@@ -3,6 +3,7 @@
 package nfnl
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -61,6 +62,10 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Errno }
+
+// NoSubsystem says whether err, of a question that cannot be wrong, means that the kernel lacks the subsystem
+// (nfnetlink_rcv_msg: EINVAL) or nfnetlink as a whole (netlink_create: EPROTONOSUPPORT).
+func NoSubsystem(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) }
 
 // headerLen is the length of struct nfgenmsg.
 const headerLen = 4
