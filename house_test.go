@@ -62,7 +62,10 @@ var allowed = map[string][]string{
 	"bench": {
 		"helpers", "helpers/ftp", "expect", "internal/nfnl", "internal/rules",
 	},
-	"pcaps":         {"helpers", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture"},
+	"pcaps": {
+		"helpers", "helpers/h323/wire", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture",
+		"internal/packet",
+	},
 	"pcaps/make":    {"helpers", "helpers/ftp", "helpers/h323/h323test", "pcaps", "internal/capture"},
 	"cmd/cthelperd": {"daemon", "helpers", "helpers/ftp", "helpers/h323", "helpers/sip"},
 	"cmd/cthelper":  {"cli", "helpers", "helpers/ftp", "helpers/h323", "helpers/sip"},
