@@ -22,7 +22,7 @@ func TestCaptures(t *testing.T) {
 	if _, err := exec.LookPath("tshark"); err != nil && testing.Short() {
 		t.Skip("needs tshark")
 	}
-	folders := []string{"../../../pcaps/made/h323-*"}
+	folders := []string{"../../../pcaps/made/h323-*", "../../../pcaps/recorded/h323-*"}
 	if folder := os.Getenv(pcaps.Variable); folder != "" {
 		folders = append(folders, filepath.Join(folder, "h323", "*"))
 	}
