@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,10 @@ func (c runCommand) Run(p *program) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(engine.GCPercent)
 	}
+	// A collection costs much beside a few packets, and a small heap would have one every few thousand announcements. It
+	// is due when the heap has grown by half, so the heap begins with something that nobody touches: it takes no memory.
+	ballast := make([]byte, 32<<20)
+	defer runtime.KeepAlive(ballast)
 	out := newLogWriter(p.stderr, cfg.Log)
 	defer out.close()
 	signals := make(chan os.Signal, 8)
@@ -140,6 +145,7 @@ func (d *daemon) start() (err error) {
 		return err
 	}
 	d.tables.kernel.Repaired = d.repaired
+	d.tables.kernel.Now = func() time.Time { return d.engine.Now() }
 	d.lines = newLogLimit()
 	fresh, err := engine.New(d.engineConfig(d.cfg))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cthelperd/cthelperd/expect"
@@ -11,6 +12,7 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/config"
 	"github.com/cthelperd/cthelperd/internal/engine"
+	"github.com/cthelperd/cthelperd/internal/nfnl"
 	"github.com/cthelperd/cthelperd/internal/rules"
 	"github.com/cthelperd/cthelperd/queue"
 )
@@ -21,10 +23,10 @@ type tables struct {
 	flows   *flows.Table
 	origins *rules.Origins // nil: the queue tells
 	watcher *flows.Watcher
-	parser  flows.Parser
+	sight   nfnl.Sight      // kept for packetConn
 	changes []expect.Change // kept for Do
 	used    []expect.ID     // that connections have met, until drive is done
-	packet  engine.Conn     // kept for packetConn
+	packet  engine.Conn
 	// together: verdicts can take adjustments along. Those that are to be taken: as messages, and to be sent otherwise.
 	together bool
 	adjusts  []byte
@@ -192,12 +194,20 @@ func (t *tables) refreshMark(m *expect.Master) {
 // packetConn is what a queued packet itself says of its connection, valid until the next call; nil: nothing that can be
 // read.
 func (t *tables) packetConn(p *queue.Packet) *engine.Conn {
-	f, err := t.parser.Parse(p.Conntrack)
-	if err != nil {
+	s := &t.sight
+	if s.Parse(p.Conntrack) != nil {
 		return nil
 	}
-	t.packet = conn(&f)
-	return &t.packet
+	c := &t.packet
+	c.Transport, c.Orig, c.Reply = helpers.Transport(s.Orig.Proto), endPoints(&s.Orig), endPoints(&s.Reply)
+	c.Zone, c.Mark, c.Unconfirmed = s.Zone, s.Mark, s.Status&nfnl.StatusConfirmed == 0
+	c.Adjust = [2]engine.SeqAdjust{engine.SeqAdjust(s.Adjust[0]), engine.SeqAdjust(s.Adjust[1])}
+	c.Adjustable, c.Existing = false, false // left to complete
+	return c
+}
+
+func endPoints(t *nfnl.Tuple) helpers.Tuple {
+	return helpers.Tuple{Src: netip.AddrPortFrom(t.Src, t.SrcPort), Dst: netip.AddrPortFrom(t.Dst, t.DstPort)}
 }
 
 // conn is what an entry of the connection table says.

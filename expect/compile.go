@@ -22,13 +22,18 @@ var (
 
 // Compile is what the kernel is told for q, hanging on the master with the original tuple master. It is pure. What it
 // makes is nf_ct_expect_init's and nf_nat_ftp's: the source may be left open, the destination is always exact.
-func Compile(q *Request, master nfnl.Tuple, class uint8) nfnl.Expectation {
+func Compile(q *Request, master nfnl.Tuple, class uint8) (e nfnl.Expectation) {
+	compile(&e, q, &master, class)
+	return e
+}
+
+func compile(e *nfnl.Expectation, q *Request, master *nfnl.Tuple, class uint8) {
 	none, all := any6, all6
 	if q.At.Addr().Is4() {
 		none, all = any4, all4
 	}
-	e := nfnl.Expectation{
-		Master: master,
+	*e = nfnl.Expectation{
+		Master: *master,
 		Tuple: nfnl.Tuple{
 			Src: q.From.Addr(), SrcPort: q.From.Port(), Dst: q.At.Addr(), DstPort: q.At.Port(), Proto: uint8(q.Transport),
 		},
@@ -53,7 +58,6 @@ func Compile(q *Request, master nfnl.Tuple, class uint8) nfnl.Expectation {
 			Src: q.To.Addr(), SrcPort: q.To.Port(), Dst: q.At.Addr(), DstPort: q.At.Port(), Proto: uint8(q.Transport),
 		}
 	}
-	return e
 }
 
 // shadowOf is the entry that q's expectations hang on: the addresses of its master, and port 0 where the server's is,

@@ -17,6 +17,8 @@ import (
 type Kernel struct {
 	// Repaired is told what was missing and is there again; nil: nobody is.
 	Repaired func(Repair)
+	// Now is the present time: time.Now, unless the caller knows it already. Some machines' clocks are slow to read.
+	Now func() time.Time
 
 	conn     *nfnl.Conn
 	objects  map[object]*carrier        // helper objects of our own
@@ -28,7 +30,6 @@ type Kernel struct {
 	names    map[name]*shadow // all shadows
 	placed   map[ID]place
 	left     map[leftName]leftover // what was in the table before
-	now      func() time.Time
 
 	round    uint64 // counts calls of Do
 	plans    []plan // kept for Do
@@ -63,7 +64,7 @@ func OpenKernel(all []helpers.Helper) (*Kernel, error) {
 		conn: conn, objects: map[object]*carrier{}, carriers: map[uint8]*carrier{}, readers: map[uint8]*carrier{}, wanted: map[string]*helpers.Helper{},
 		groups:   map[groupName]*group{},
 		sessions: map[uint64][]*group{}, names: map[name]*shadow{}, placed: map[ID]place{}, left: map[leftName]leftover{},
-		now: time.Now,
+		Now: time.Now,
 	}
 	if err = k.Use(all); err == nil {
 		err = k.noteLeft()

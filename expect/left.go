@@ -21,7 +21,7 @@ type leftover struct {
 // noteLeft remembers what is in the table.
 func (k *Kernel) noteLeft() error {
 	return k.conn.Expectations(unix.AF_UNSPEC, func(e *nfnl.Expectation) {
-		k.left[leftName{e.Tuple, e.Master}] = leftover{uint8(e.Class), k.now().Add(time.Duration(e.Timeout) * time.Second)}
+		k.left[leftName{e.Tuple, e.Master}] = leftover{uint8(e.Class), k.Now().Add(time.Duration(e.Timeout) * time.Second)}
 	})
 }
 

@@ -46,7 +46,7 @@ type removal struct{ at, message int }
 // for each change goes to answers. What needs more than that takes more calls: another timeout than the class's, and
 // everything that somebody else took out of the tables.
 func (k *Kernel) Do(changes []Change, answers []error) {
-	now := k.now()
+	now := k.Now()
 	k.round++
 	k.plans, k.removals = k.plans[:0], k.removals[:0]
 	b := k.conn.Begin()
@@ -58,7 +58,7 @@ func (k *Kernel) Do(changes []Change, answers []error) {
 			answers[i] = k.plan(b, i, c.Place, now)
 		case c.Remove != 0:
 			if p, ok := k.placed[c.Remove]; ok {
-				k.Used(c.Remove)
+				k.unplace(c.Remove, p)
 				k.removals = append(k.removals, removal{i, b.Len()})
 				b.DeleteExpectation(&p.tuple, p.shadow.zone)
 			}
@@ -107,7 +107,7 @@ func (k *Kernel) plan(b *nfnl.Batch, at int, q *Request, now time.Time) error {
 	}
 	k.plans = append(k.plans, plan{at: at, id: q.ID, shadow: s, class: class, timeout: q.Timeout, make: -1})
 	p := &k.plans[len(k.plans)-1]
-	p.e = Compile(q, s.orig, class)
+	compile(&p.e, q, &s.orig, class)
 	if life := s.life(now, q.Timeout); life > 0 || s.mark != q.Master.Mark {
 		p.make = b.Len()
 		s.mark = q.Master.Mark // connections inherit it from their master
@@ -193,7 +193,7 @@ func (k *Kernel) makeAgain(p *plan) error {
 			longest = max(longest, q.timeout)
 		}
 	}
-	life := max(longest+2*spare, s.until.Sub(k.now())) // what was on it may be there
+	life := max(longest+2*spare, s.until.Sub(k.Now())) // what was on it may be there
 	s.until = time.Time{}
 	if err := k.make(s, life); err != nil {
 		return err
@@ -276,10 +276,12 @@ func (k *Kernel) Forget(session uint64) error { return k.do(Change{Forget: sessi
 
 // Used says that an expectation has left the table without Remove.
 func (k *Kernel) Used(id ID) {
-	p, ok := k.placed[id]
-	if !ok {
-		return
+	if p, ok := k.placed[id]; ok {
+		k.unplace(id, p)
 	}
+}
+
+func (k *Kernel) unplace(id ID, p place) {
 	delete(k.placed, id)
 	s, last := p.shadow, len(p.shadow.ids)-1
 	if moved := s.ids[last]; moved != id {

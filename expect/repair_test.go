@@ -191,7 +191,7 @@ func TestShadowDeleted(t *testing.T) {
 		}
 		flush()
 		now := time.Now()
-		k.now = func() time.Time { return now.Add(time.Hour) } // the shadow is to be prolonged
+		k.Now = func() time.Time { return now.Add(time.Hour) } // the shadow is to be prolonged
 		if err := k.Place(announce(5, 1, 40005)); err != nil {
 			t.Error(err)
 		}

@@ -65,12 +65,7 @@ func (s *shadow) room(class uint8, now time.Time) bool {
 func (k *Kernel) shadowFor(m *Master, c *carrier, class uint8, reading bool, now time.Time) (*shadow, error) {
 	orig, reply := shadowOf(m, c.l4, reading)
 	key := groupName{m.Session, reading, name{orig, m.Zone}}
-	g := k.groups[key]
-	if g == nil {
-		g = &group{name: key}
-		k.groups[key] = g
-		k.sessions[m.Session] = append(k.sessions[m.Session], g)
-	}
+	g := k.groupFor(&key)
 	for _, s := range g.shadows {
 		if s.room(class, now) {
 			return s, nil
@@ -86,6 +81,21 @@ func (k *Kernel) shadowFor(m *Master, c *carrier, class uint8, reading bool, now
 	k.names[s.name] = s
 	g.shadows = append(g.shadows, s)
 	return s, nil
+}
+
+// groupFor gives the group of a name. Most sessions have one: no need to look among all.
+func (k *Kernel) groupFor(key *groupName) *group {
+	own := k.sessions[key.session]
+	if len(own) > 0 && own[len(own)-1].name == *key {
+		return own[len(own)-1]
+	}
+	g := k.groups[*key]
+	if g == nil {
+		g = &group{name: *key}
+		k.groups[*key] = g
+		k.sessions[key.session] = append(own, g)
+	}
+	return g
 }
 
 // rename gives s other ports, which no shadow of ours has; the server's stays 0.
@@ -126,7 +136,7 @@ func (k *Kernel) make(s *shadow, life time.Duration) error {
 		err := k.conn.CreateConnection(&entry)
 		switch {
 		case err == nil:
-			s.until, s.left = k.now().Add(life), nil
+			s.until, s.left = k.Now().Add(life), nil
 			return nil
 		case errors.Is(err, unix.EEXIST):
 			there, err := k.adopt(s, life)
@@ -177,7 +187,7 @@ func (k *Kernel) adopt(s *shadow, life time.Duration) (there bool, err error) {
 			}
 		}
 	}
-	s.until = k.now().Add(life)
+	s.until = k.Now().Add(life)
 	return true, nil
 }
 

@@ -84,12 +84,7 @@ func (k *Kernel) Load(state []byte) error {
 			name: name{one.Orig, one.Zone}, reply: one.Reply, mark: one.Mark, until: one.Until, carrier: c,
 		}
 		key := groupName{one.Session, one.Reading, name{one.Group, one.Zone}}
-		g := k.groups[key]
-		if g == nil {
-			g = &group{name: key}
-			k.groups[key] = g
-			k.sessions[one.Session] = append(k.sessions[one.Session], g)
-		}
+		g := k.groupFor(&key)
 		g.shadows = append(g.shadows, s)
 		k.names[s.name] = s
 		for _, p := range one.Placed {

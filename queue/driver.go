@@ -149,21 +149,22 @@ func (q *Queue) read(n int) {
 
 // take enters a packet; true: it could not be read, and its verdict is noted.
 func (q *Queue) take(body []byte) bool {
-	var p Packet
-	named, whole := readPacket(body, &p)
-	switch {
-	case whole:
+	n := len(q.packets)
+	q.packets = append(q.packets, Packet{})
+	p := &q.packets[n]
+	named, whole := readPacket(body, p)
+	if whole {
 		q.stats.Received++
 		q.waiting.add(p.ID)
-		q.packets = append(q.packets, p)
 		return false
-	case named:
-		q.stats.Unreadable++
+	}
+	q.packets = q.packets[:n]
+	q.stats.Unreadable++
+	if named {
 		q.endRun()
 		q.note(appendVerdict(q.out, msgVerdict, q.number, p.ID, 1), 1)
 		return true
 	}
-	q.stats.Unreadable++
 	q.stats.Unnamed++ // the next batch of verdicts takes it along
 	return false
 }

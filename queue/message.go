@@ -75,9 +75,8 @@ func cut(b []byte) (kind uint16, seq uint32, body, rest []byte, ok bool) {
 }
 
 // readPacket reads the body of a packet's message (nfqnl_build_packet_message) in place. named: it has an id; whole: all
-// of it could be read.
+// of it could be read. p is empty before.
 func readPacket(b []byte, p *Packet) (named, whole bool) {
-	*p = Packet{}
 	if len(b) < familyLen {
 		return false, false
 	}
@@ -90,20 +89,30 @@ func readPacket(b []byte, p *Packet) (named, whole bool) {
 		}
 		v := b[attrLen:n:n]
 		kind := binary.NativeEndian.Uint16(b[2:]) & attrMasked
-		switch {
-		case kind == attrPacketHeader && len(v) >= 7: // struct nfqnl_msg_packet_hdr: id, protocol, hook
-			p.ID, p.Hook, named = binary.BigEndian.Uint32(v), v[6], true
-		case kind == attrMark && len(v) == 4:
-			p.Mark = binary.BigEndian.Uint32(v)
-		case kind == attrPayload:
+		ok := true
+		switch kind {
+		case attrPacketHeader: // struct nfqnl_msg_packet_hdr: id, protocol, hook
+			if ok = len(v) >= 7; ok {
+				p.ID, p.Hook, named = binary.BigEndian.Uint32(v), v[6], true
+			}
+		case attrPayload:
 			p.Data = v
-		case kind == attrCT:
+		case attrCT:
 			p.Conntrack = v
-		case kind == attrCTInfo && len(v) == 4:
-			p.CtInfo = binary.BigEndian.Uint32(v)
-		case kind == attrCapLen && len(v) == 4: // the whole length; comes with truncated packets only
-			total = int(binary.BigEndian.Uint32(v))
-		case kind == attrPacketHeader || kind == attrMark || kind == attrCTInfo || kind == attrCapLen:
+		case attrMark, attrCTInfo, attrCapLen:
+			if ok = len(v) == 4; !ok {
+				break
+			}
+			switch u := binary.BigEndian.Uint32(v); kind {
+			case attrMark:
+				p.Mark = u
+			case attrCTInfo:
+				p.CtInfo = u
+			case attrCapLen: // the whole length; comes with truncated packets only
+				total = int(u)
+			}
+		}
+		if !ok {
 			return named, false
 		}
 		b = b[min(align(n), len(b)):]

@@ -234,7 +234,7 @@ func (e *Engine) takeBack(j *job, answers []error) {
 	}
 	for i := range j.plans {
 		if p := &j.plans[i]; p.place && p.request < len(answers) && answers[p.request] == nil {
-			e.request(Request{Remove: p.told.ID})
+			e.request(Request{Remove: p.asked.ID})
 		}
 	}
 }
@@ -513,14 +513,11 @@ func (e *Engine) abandon(j *job) {
 			continue
 		}
 		if p.place && !p.placed { // its answer is still to come
-			p.told.ID = p.entry.id
 			left.plans = append(left.plans, *p)
 			e.unsetPending(p.entry)
-			p.place = false
-			p.refused = RefuseKernel
 			ev := p.entry.event()
-			ev.ID, ev.Kind, ev.Reason, ev.Text = p.told.ID, EventRefuse, RefuseKernel, "not answered in time"
-			p.told = ev
+			ev.Kind, ev.Reason, ev.Text = EventRefuse, RefuseKernel, "not answered in time"
+			p.place, p.refused, p.told = false, RefuseKernel, &ev
 		}
 	}
 	if j.adjusting { // the numbers stay as they are
@@ -532,6 +529,7 @@ func (e *Engine) abandon(j *job) {
 	e.undo(j, RefuseHeldOut)
 	e.cause = j.cause
 	e.conclude(j)
+	j.plans = nil // their requests may still be under way
 	e.settle(f)
 	for _, p := range s.queue() {
 		var v packet.View
@@ -580,6 +578,9 @@ func (e *Engine) Stop(now time.Time) *Step {
 	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, nil, 0, false
 	return &e.step
 }
+
+// Now is the engine's time: that of the newest packet or Tick.
+func (e *Engine) Now() time.Time { return e.now }
 
 // Stats is a copy of the engine's counters and gauges.
 func (e *Engine) Stats() Stats {

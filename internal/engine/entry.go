@@ -143,7 +143,9 @@ func (e *Engine) forget(x *entry) {
 	e.unnamed(x)
 	e.mappings--
 	x.session.extra.list.remove(x)
-	x.session.slim()
+	if x.session.job == nil { // else something may be announced in its stead
+		x.session.slim()
+	}
 }
 
 // known is the entry of the same end point: pending in the session, or of the same group in its family.

@@ -84,6 +84,7 @@ func (e *Engine) look(j *job) {
 	}
 	j.consumed = min(n, j.out.Consumed)
 	j.err, j.foreign = err, errors.Is(err, helpers.ErrForeign)
+	s.job = j
 	for _, g := range j.out.Cancel {
 		why := CancelEnded
 		if len(j.out.Expect) > 0 {
@@ -91,7 +92,6 @@ func (e *Engine) look(j *job) {
 		}
 		e.cancel(s, g, why)
 	}
-	s.job = j
 	ask := false
 	for i := range j.out.Expect {
 		j.plans = append(j.plans, e.judge(j, i))

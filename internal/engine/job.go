@@ -18,6 +18,7 @@ type job struct {
 	udp       bool
 	view      helpers.Flow // what seg.Flow points to
 	seg       helpers.Segment
+	kept      []byte // seg.Data while it waits
 	base      uint32 // sequence number of seg.Data[0]
 	out       helpers.Result
 	consumed  int
@@ -68,13 +69,14 @@ func (e *Engine) place(j *job) {
 		x := p.entry
 		p.request = len(e.step.Requests)
 		x.asked, x.session.shadow = true, true
-		e.request(Request{Place: x.request()})
+		p.asked = x.request()
+		e.request(Request{Place: &p.asked})
 	}
 }
 
 // request is what the table is asked to enter for x.
-func (x *entry) request() *expect.Request {
-	return &expect.Request{
+func (x *entry) request() expect.Request {
+	return expect.Request{
 		ID: x.id, Master: x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
 		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout, Helper: x.said.Helper,
 	}
@@ -83,7 +85,8 @@ func (x *entry) request() *expect.Request {
 // wait gives the Step a ticket. The segment's bytes are copied, as the packet's are not valid for longer.
 func (e *Engine) wait(j *job) {
 	if j.ticket == 0 {
-		j.seg.Data = append([]byte(nil), j.seg.Data...)
+		j.kept = append(j.kept[:0], j.seg.Data...)
+		j.seg.Data = j.kept
 	}
 	e.last.Ticket++
 	j.ticket = Ticket(e.last.Ticket)
@@ -221,9 +224,9 @@ func (e *Engine) unplace(p *plan) {
 // refuse ends a plan. What it made is undone.
 func (e *Engine) refuse(p *plan, why Reason, text string) {
 	x := p.entry
-	p.refused = why
-	p.told = x.event()
-	p.told.Kind, p.told.Reason, p.told.Text = EventRefuse, why, text
+	ev := x.event()
+	ev.Kind, ev.Reason, ev.Text = EventRefuse, why, text
+	p.refused, p.told = why, &ev
 	if p.placed {
 		e.unplace(p)
 	}
@@ -364,7 +367,7 @@ func (e *Engine) conclude(j *job) {
 		switch p := &j.plans[i]; {
 		case p.refused != "":
 			e.stats.Refused[p.refused]++
-			e.tell(p.told)
+			e.tell(*p.told)
 		case p.placed && p.tries >= 0 && p.entry.pending:
 			e.tellEntry(EventExpect, p.entry, "")
 		}
@@ -381,6 +384,7 @@ func (e *Engine) conclude(j *job) {
 	e.tellFailure(j)
 	e.commit(j)
 	s.job = nil
+	s.slim()
 	if wait := f.waiting(); j.udp && len(wait) > 0 && j.ticket != 0 {
 		wait[0].payload = j.changed // nothing else of the flow can wait before it
 	}

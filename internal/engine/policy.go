@@ -133,19 +133,20 @@ type plan struct {
 	fresh   bool // the entry was made for it
 	fixed   bool // its port must not change
 	placed  bool
-	failed  error // its place was taken
-	told    Event // of what was refused
-	request int   // index in the Step that asks
+	failed  error  // its place was taken
+	told    *Event // of what was refused
+	request int    // index in the Step that asks
 	tries   int
+	asked   expect.Request
 }
 
 // judge decides on one announcement.
 func (e *Engine) judge(j *job, i int) plan {
-	f, said := j.flow, j.out.Expect[i]
+	f, said := j.flow, &j.out.Expect[i]
 	s := f.session
 	owner := f.sides(said.Owner & 1)
 	x := entry{
-		session: s, said: said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
+		session: s, said: *said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
 		announced: e.cause.packet, note: said.Note, reserved: said.Reserve,
 		master: expect.Master{
 			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(),
@@ -155,7 +156,7 @@ func (e *Engine) judge(j *job, i int) plan {
 	refuse := func(r Reason) plan {
 		ev := x.event()
 		ev.Kind, ev.Reason = EventRefuse, r
-		return plan{refused: r, told: ev}
+		return plan{refused: r, told: &ev}
 	}
 	if int(said.Class) >= len(s.helper.Classes) || said.Owner > helpers.Reply || !said.To.IsValid() ||
 		said.Transport != helpers.TCP && said.Transport != helpers.UDP {

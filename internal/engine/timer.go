@@ -21,8 +21,8 @@ func (h timers) Len() int { return len(h) }
 // Less puts the first one in front; at the same moment expectations come in the order of their announcement.
 func (h timers) Less(i, j int) bool {
 	a, b := h[i], h[j]
-	if !a.when.Equal(b.when) || a.entry == nil || b.entry == nil {
-		return a.when.Before(b.when)
+	if c := a.when.Compare(b.when); c != 0 || a.entry == nil || b.entry == nil {
+		return c < 0
 	}
 	return a.entry.id < b.entry.id
 }

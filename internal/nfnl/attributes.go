@@ -12,8 +12,15 @@ import (
 
 // appendAttr begins an attribute of n bytes and its header.
 func appendAttr(b []byte, typ uint16, n int) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofNlAttr+n))
-	return binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, 0, 0, 0, 0)
+	putHeader(b[len(b)-unix.SizeofNlAttr:], typ, n)
+	return b
+}
+
+// putHeader writes the header of an attribute of n bytes.
+func putHeader(b []byte, typ uint16, n int) {
+	binary.NativeEndian.PutUint16(b, uint16(unix.SizeofNlAttr+n))
+	binary.NativeEndian.PutUint16(b[2:], typ)
 }
 
 func putUint8(b []byte, typ uint16, v uint8) []byte { return append(appendAttr(b, typ, 1), v, 0, 0, 0) }

@@ -1,6 +1,7 @@
 package nfnl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 )
@@ -217,11 +218,61 @@ func (c *Connection) Parse(b []byte) error {
 		c.Zone, c.ZoneDir = zone[1], ZoneReply
 	}
 	err := a.err
-	if err == nil && !(c.Orig.Src.IsValid() && c.Orig.Dst.IsValid() && c.Reply.Src.IsValid() && c.Reply.Dst.IsValid()) {
+	if err == nil && !(c.Orig.complete() && c.Reply.complete()) {
 		err = errNoAddresses
 	}
 	if err != nil {
 		return fmt.Errorf("read a connection: %w", err)
+	}
+	return nil
+}
+
+// Sight is what of a connection concerns a packet of it.
+type Sight struct {
+	Orig, Reply  Tuple
+	Zone         uint16
+	Mark, Status uint32
+	Adjust       [2]SeqAdj // original, reply
+}
+
+// Parse reads a queued packet's NFQA_CT attribute into s, as Connection.Parse does, in a part of the time: it comes with
+// each packet.
+func (s *Sight) Parse(b []byte) error {
+	s.Zone, s.Mark, s.Status, s.Adjust = 0, 0, 0, [2]SeqAdj{}
+	var zone [2]uint16
+	var seen uint8
+	a := attributes{rest: b}
+	for a.next() {
+		var err error
+		switch a.typ {
+		case ctaTupleOrig:
+			seen |= 1
+			zone[0], err = s.Orig.parse(a.value)
+		case ctaTupleReply:
+			seen |= 2
+			zone[1], err = s.Reply.parse(a.value)
+		case ctaZone:
+			s.Zone = a.uint16()
+		case ctaMark:
+			s.Mark = a.uint32()
+		case ctaStatus:
+			s.Status = a.uint32()
+		case ctaSeqAdjOrig, ctaSeqAdjReply:
+			err = s.Adjust[a.typ-ctaSeqAdjOrig].parse(a.value)
+		}
+		if err != nil {
+			return fmt.Errorf("read a packet's connection: %w", err)
+		}
+	}
+	err := a.err
+	if err == nil && (seen != 3 || !s.Orig.complete() || !s.Reply.complete()) {
+		err = errNoAddresses
+	}
+	if err != nil {
+		return fmt.Errorf("read a packet's connection: %w", err)
+	}
+	if of := cmp.Or(zone[0], zone[1]); of != 0 {
+		s.Zone = of
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package nfnl
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
@@ -9,12 +10,13 @@ import (
 )
 
 // FuzzParse asks that any attributes give an error or an entry with addresses, and never panic; that nothing of the entry
-// before is left; and that an expectation that was read can be written.
+// before is left; that an expectation that was read can be written; and that the fast ways to read give what the others do.
 func FuzzParse(f *testing.F) {
 	f.Add(connection(f, everything()))
 	f.Add(more(f))
 	e := Expectation{Tuple: tuple("192.0.2.2:0", "198.51.100.9:1"), NAT: true, Function: "x"}
 	f.Add(e.put(nil))
+	f.Add(e.Tuple.put(nil, ctaTupleOrig)[unix.SizeofNlAttr:])
 	var used Connection
 	if err := used.Parse(append(connection(f, everything()), more(f)...)); err != nil {
 		f.Fatal(err)
@@ -30,6 +32,22 @@ func FuzzParse(f *testing.F) {
 		}
 		if kept := used; kept.Parse(b) == nil && kept != c || (err == nil) != (kept.Parse(b) == nil) {
 			t.Errorf("%+v, but %+v where another was before", c, kept)
+		}
+		sight := Sight{Orig: used.Reply, Reply: used.Orig, Zone: 1, Mark: 2, Status: 3, Adjust: used.Adjust}
+		if seen := sight.Parse(b); err == nil {
+			want := Sight{Orig: c.Orig, Reply: c.Reply, Zone: c.Zone, Mark: c.Mark, Status: c.Status, Adjust: c.Adjust}
+			if seen != nil || sight != want {
+				t.Errorf("seen as %+v, %v, want %+v", sight, seen, want)
+			}
+		}
+		var fast, slow Tuple
+		if fast.parseIPv4(b) {
+			if zone, err := slow.parseAny(b); fast != slow || zone != 0 || err != nil {
+				t.Errorf("read as %+v, want %+v, zone %d, %v", fast, slow, zone, err)
+			}
+			if quick, whole := fast.putIPv4(nil, ctaTupleOrig), fast.putAny(nil, ctaTupleOrig); !bytes.Equal(quick, whole) {
+				t.Errorf("written as %x, want %x", quick, whole)
+			}
 		}
 		var e, again Expectation
 		if e.Parse(b) == nil && e.Tuple.Src.IsValid() && e.Tuple.Dst.IsValid() && e.Tuple.Src.Is4() == e.Tuple.Dst.Is4() {

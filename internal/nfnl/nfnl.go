@@ -3,6 +3,7 @@
 package nfnl
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -65,7 +66,9 @@ func (e *Error) Unwrap() error { return e.Errno }
 
 // NoSubsystem says whether err, of a question that cannot be wrong, means that the kernel lacks the subsystem
 // (nfnetlink_rcv_msg: EINVAL) or nfnetlink as a whole (netlink_create: EPROTONOSUPPORT).
-func NoSubsystem(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) }
+func NoSubsystem(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
 
 // headerLen is the length of struct nfgenmsg.
 const headerLen = 4
@@ -110,6 +113,13 @@ const (
 
 // put appends the tuple as attribute number typ.
 func (t *Tuple) put(b []byte, typ uint16) []byte {
+	if t.Proto == unix.IPPROTO_ICMP || t.Proto == unix.IPPROTO_ICMPV6 || !t.Src.Is4() || !t.Dst.Is4() {
+		return t.putAny(b, typ)
+	}
+	return t.putIPv4(b, typ)
+}
+
+func (t *Tuple) putAny(b []byte, typ uint16) []byte {
 	b, tuple := begin(b, typ)
 	b, ip := begin(b, ctaTupleIP)
 	src, dst := uint16(ctaIPv6Src), uint16(ctaIPv6Dst)
@@ -139,6 +149,13 @@ func (t *Tuple) putICMP(b []byte, id, typ, code uint16) []byte {
 // parse reads a tuple's attributes, and the zone if the tuple is in one of its own. What is not an address or a port is
 // passed over.
 func (t *Tuple) parse(b []byte) (zone uint16, err error) {
+	if t.parseIPv4(b) {
+		return 0, nil
+	}
+	return t.parseAny(b)
+}
+
+func (t *Tuple) parseAny(b []byte) (zone uint16, err error) {
 	*t = Tuple{}
 	a := attributes{rest: b}
 	for a.next() {
@@ -178,4 +195,58 @@ func (t *Tuple) parse(b []byte) (zone uint16, err error) {
 		}
 	}
 	return zone, a.err
+}
+
+// complete tells whether it has its addresses.
+func (t *Tuple) complete() bool { return t.Src.IsValid() && t.Dst.IsValid() }
+
+// putIPv4 is putAny of an IPv4 connection with ports: most are.
+func (t *Tuple) putIPv4(b []byte, typ uint16) []byte {
+	const nested = unix.NLA_F_NESTED
+	b = append(b, make([]byte, unix.SizeofNlAttr+ipv4TupleLen)...)
+	x := b[len(b)-unix.SizeofNlAttr-ipv4TupleLen:]
+	putHeader(x, typ|nested, ipv4TupleLen)
+	x = x[unix.SizeofNlAttr:]
+	putHeader(x, ctaTupleIP|nested, 16)
+	putHeader(x[4:], ctaIPv4Src, 4)
+	*(*[4]byte)(x[8:]) = t.Src.As4()
+	putHeader(x[12:], ctaIPv4Dst, 4)
+	*(*[4]byte)(x[16:]) = t.Dst.As4()
+	putHeader(x[20:], ctaTupleProto|nested, 24)
+	putHeader(x[24:], ctaProtoNum, 1)
+	x[28] = t.Proto
+	putHeader(x[32:], ctaProtoSrcPort, 2)
+	binary.BigEndian.PutUint16(x[36:], t.SrcPort)
+	putHeader(x[40:], ctaProtoDstPort, 2)
+	binary.BigEndian.PutUint16(x[44:], t.DstPort)
+	return b
+}
+
+// ipv4TupleLen is the length of what is in the tuple of an IPv4 connection with ports.
+const ipv4TupleLen = 48
+
+// parseIPv4 reads the tuple of an IPv4 connection with ports, as the kernel writes it (ctnetlink_dump_tuples), and nothing
+// else: most are.
+func (t *Tuple) parseIPv4(b []byte) bool {
+	const (
+		nested  = unix.NLA_F_NESTED
+		ip      = 20 | (ctaTupleIP|nested)<<16 // struct nlattr, in the order of most machines
+		src     = 8 | ctaIPv4Src<<16
+		dst     = 8 | ctaIPv4Dst<<16
+		l4      = 28 | (ctaTupleProto|nested)<<16
+		num     = 5 | ctaProtoNum<<16
+		srcPort = 6 | ctaProtoSrcPort<<16
+		dstPort = 6 | ctaProtoDstPort<<16
+	)
+	if len(b) != ipv4TupleLen {
+		return false
+	}
+	word := binary.LittleEndian.Uint32
+	if word(b) != ip || word(b[4:]) != src || word(b[12:]) != dst || word(b[20:]) != l4 || word(b[24:]) != num ||
+		word(b[32:]) != srcPort || word(b[40:]) != dstPort {
+		return false
+	}
+	t.Src, t.Dst = netip.AddrFrom4([4]byte(b[8:])), netip.AddrFrom4([4]byte(b[16:]))
+	t.Proto, t.SrcPort, t.DstPort = b[28], binary.BigEndian.Uint16(b[36:]), binary.BigEndian.Uint16(b[44:])
+	return true
 }
