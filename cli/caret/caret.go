@@ -19,15 +19,44 @@ func (e *Error) Error() string {
 	if e.Text == "" {
 		return e.Message
 	}
-	return fmt.Sprintf("%s: %s", strconv.QuoteToGraphic(e.Text), e.Message)
+	text, _ := around(e.Text, min(max(e.At, 0), len(e.Text)))
+	return fmt.Sprintf("%s: %s", strconv.QuoteToGraphic(text), e.Message)
 }
 
-// Show is the text's line with a mark under the place, both indented. Nothing in it acts on a terminal.
+// What is shown of a long text before and behind the place, in bytes.
+const (
+	before = 160
+	behind = 80
+)
+
+// around is the part of a text around a place, and the place in it.
+func around(text string, at int) (string, int) {
+	head, tail := text[:at], text[at:]
+	if len(head) > before+behind {
+		cut := len(head) - before
+		for cut < len(head) && !utf8.RuneStart(head[cut]) {
+			cut++
+		}
+		head = "…" + head[cut:]
+	}
+	if len(tail) > before+behind {
+		cut := behind
+		for cut > 0 && !utf8.RuneStart(tail[cut]) {
+			cut--
+		}
+		tail = tail[:cut] + "…"
+	}
+	return head + tail, len(head)
+}
+
+// Show is the text's line with a mark under the place, both indented; of a long line what is around the place. Nothing in it
+// acts on a terminal.
 func Show(text string, at int) string {
 	at = min(max(at, 0), len(text))
 	begin := strings.LastIndexByte(text[:at], '\n') + 1
 	line, _, _ := strings.Cut(text[begin:], "\n")
-	mark := strings.Repeat(" ", utf8.RuneCountInString(Plain(line[:at-begin]))) + "^"
+	line, at = around(line, at-begin)
+	mark := strings.Repeat(" ", utf8.RuneCountInString(Plain(line[:at]))) + "^"
 	return "  " + Plain(line) + "\n  " + mark + "\n"
 }
 
