@@ -28,12 +28,14 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// completions are command lines whose last word is completed, and what comes out.
-var completions = []struct {
+// completion is a command line whose last word is completed, and what comes out.
+type completion struct {
 	line string
-	want string // all of these, with spaces between; first a line, then whether there may be others
-	only bool
-}{
+	want string // all of these, with spaces between
+	only bool   // and no others
+}
+
+var completions = []completion{
 	{"cthelper li", "list", true},
 	{"cthelper ", "list count delete update create watch top why replay", false},
 	{"cthelper list -p t", "tcp", true},
@@ -44,7 +46,7 @@ var completions = []struct {
 }
 
 // complete has a shell complete each line; script prints the words, one a line.
-func complete(t *testing.T, shell string, command func(script, line string) *exec.Cmd) {
+func complete(t *testing.T, shell string, command func(script, line string) *exec.Cmd, more ...completion) {
 	if _, err := exec.LookPath(shell); err != nil {
 		t.Skipf("%s is not installed: scripts/install", shell)
 	}
@@ -53,7 +55,7 @@ func complete(t *testing.T, shell string, command func(script, line string) *exe
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range some(completions) {
+	for _, x := range append(more, some(completions)...) {
 		out, err := command(file, x.line).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", x.line, err, out)
@@ -79,7 +81,7 @@ func TestBash(t *testing.T) {
 	complete(t, "bash", func(script, line string) *exec.Cmd {
 		return exec.Command("bash", "-c", `source "$1"; IFS=' ' read -ra COMP_WORDS <<<"$2"; [[ $2 == *' ' ]] && COMP_WORDS+=("")
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _cthelper; printf '%s\n' "${COMPREPLY[@]}"`, "bash", script, line)
-	})
+	}, completion{"cthelper list --state = EST", "ESTABLISHED", true}, completion{"cthelper watch --event-mask =", "DESTROY", false})
 }
 
 func TestFish(t *testing.T) {

@@ -14,6 +14,11 @@ func Bash(app *kong.Application, values Values) string {
 	fmt.Fprintf(&b, "# Completion of %s for bash; made by '%s completion bash'.\n%s() {\n", app.Name, app.Name, function)
 	b.WriteString(`	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= options= i
 	COMPREPLY=()
+	if [[ $word == = ]]; then # --option=VALUE is three words to bash
+		word=
+	elif [[ $before == = ]]; then
+		before=${COMP_WORDS[COMP_CWORD-2]}
+	fi
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		[[ ${COMP_WORDS[i]} == -* ]] || command="$command ${COMP_WORDS[i]}"
 	done
