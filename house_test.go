@@ -48,8 +48,8 @@ var allowed = map[string][]string{
 	"cli/where":          {"helpers", "flows", "cli/caret", "cli/names"},
 	"cli/format":         {"helpers", "expect", "flows", "cli/caret", "cli/names", "cli/where"},
 	"cli/hook":           {"flows", "cli/caret", "cli/format", "cli/names"},
-	"cli/why":            {"expect", "flows"},
-	"cli/top":            {"helpers", "flows", "cli/best", "cli/caret", "cli/format", "cli/names", "cli/where"},
+	"cli/why":            {"helpers", "expect", "flows"},
+	"cli/top":            {"helpers", "flows", "cli/best", "cli/caret", "cli/format", "cli/names", "cli/where", "cli/why"},
 	"cli/manual":         {},
 	"cli": {
 		"helpers", "expect", "flows", "internal/config", "internal/replay", "internal/engine", "internal/capture",

@@ -1,14 +1,18 @@
 package cli_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cthelperd/cthelperd/flows"
+	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
 )
 
@@ -108,10 +112,47 @@ func TestTop(t *testing.T) {
 	key("kill", "k", "Kill tcp 10.0.0.", "[y/N]")
 	key("yes", "y", "killed tcp 10.0.0.")
 	term.shows(" 1 connections")
+	announced(t, ns)
+	term.keys("f", "C-u")
+	key("no filter", "Enter", "related 2", "the first 500 are shown")
+	key("tree", "t", "\ntcp     ESTABLISHED 172.16.0.1:4000 ", "\n  tcp   ESTABLISHED 172.16.0.1:5000 ", "\n    udp             172.16.0.1:6000 ")
+	term.keys("End")
+	key("kill in the tree", "k", "Kill udp 172.16.0.1:6000>192.0.2.1:30000? [y/N]")
+	key("yes", "y", "killed udp 172.16.0.1:6000", "related 1")
 	key("leave", "q", "exit 0")
-	if got := strings.TrimSpace(must(t, ns, "cthelper count")); got != fmt.Sprint(*topFlows-1) {
+	if got := strings.TrimSpace(must(t, ns, "cthelper count")); got != fmt.Sprint(*topFlows+1) {
 		t.Errorf("%s connections are left", got)
 	}
+}
+
+// announced makes a connection, one that it has announced, and one that this has announced.
+func announced(t *testing.T, ns *netnstest.NS) {
+	t.Helper()
+	var master flows.Flow
+	var failed error
+	ns.Do(func() {
+		var table *flows.Table
+		if table, failed = flows.Open(); failed != nil {
+			return
+		}
+		defer table.Close()
+		for _, f := range []flows.Flow{
+			{Transport: helpers.TCP, State: 3, Orig: tuple("172.16.0.1:4000", "192.0.2.1:1720")},
+			{Transport: helpers.TCP, State: 3, Orig: tuple("172.16.0.1:5000", "192.0.2.1:40000")},
+			{Transport: helpers.UDP, Orig: tuple("172.16.0.1:6000", "192.0.2.1:30000")},
+		} {
+			f.Timeout, f.Master, f.MasterTransport = 900, master.Orig, master.Transport
+			failed = errors.Join(failed, table.Create(&f))
+			master = f
+		}
+	})
+	if failed != nil {
+		t.Fatal(failed)
+	}
+}
+
+func tuple(src, dst string) helpers.Tuple {
+	return helpers.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
 }
 
 func thousands(n int) string {

@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"bytes"
-	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,9 +15,6 @@ import (
 
 // TestWhy: what a RELATED connection came from, with a shadow as the daemon makes it.
 func TestWhy(t *testing.T) {
-	tuple := func(src, dst string) helpers.Tuple {
-		return helpers.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
-	}
 	const established = 3
 	control := flows.Flow{Transport: helpers.TCP, Orig: tuple("10.0.0.1:4000", "192.0.2.1:21"), Timeout: 900, State: established}
 	shadow := flows.Flow{Transport: helpers.TCP, Orig: tuple("10.0.0.1:4000", "192.0.2.1:0"), Timeout: 900, Helper: "ftp"}

@@ -203,6 +203,9 @@ func (v *view) about() string {
 			parts = append(parts, names.Protocol(uint8(p))+" "+grouped(s.protocols[p]))
 		}
 		parts = append(parts, "related "+grouped(s.related))
+		if !v.question.tree && s.total > most || s.related > most {
+			parts = append(parts, fmt.Sprintf("the first %d are shown", most))
+		}
 	}
 	direction := "sorted by "
 	if v.question.upward {
@@ -229,6 +232,7 @@ func (v *view) rows(c canvas) {
 	var shown []row
 	now := time.Time{}
 	if v.sample != nil {
+		v.scroll = min(v.scroll, max(0, len(v.sample.rows)-room)) // no empty lines while there are rows above
 		now = v.sample.at
 		shown = v.sample.rows[min(v.scroll, len(v.sample.rows)):min(v.scroll+room, len(v.sample.rows))]
 	}

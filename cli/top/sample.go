@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/cthelperd/cthelperd/cli/best"
-	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/cli/where"
+	"github.com/cthelperd/cthelperd/cli/why"
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -145,7 +145,7 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 		sample.bytes, sample.packets = -1, -1
 	}
 	if q.tree && sample.err == nil {
-		sample.rows, sample.err = s.tree(sample.rows)
+		sample.rows, sample.err = s.tree(sample.rows, seconds)
 	}
 	if entries, limit, err := s.count(); err == nil {
 		sample.entries, sample.limit = entries, limit
@@ -179,50 +179,81 @@ func (s *Sample) add(f *flows.Flow, r *row) {
 	}
 }
 
-// tree puts announced connections below the ones that announced them, as far as these are there.
-func (s *sampler) tree(related []row) ([]row, error) {
+// branch is a row of the tree.
+type branch struct {
+	row
+	parent int // index of another branch; -1: none that is there
+	far    uint16
+	below  []int
+	drawn  bool
+}
+
+// tree puts announced connections below the ones that announced them, as far as these are there, and those below theirs.
+// The group of the first row comes first.
+func (s *sampler) tree(related []row, seconds float64) ([]row, error) {
 	type pair struct{ src, dst netip.Addr }
+	all := make([]branch, len(related))
+	place := map[uint32]int{}   // of all, by id
 	masters := map[pair][]int{} // of related, by the addresses of the master
-	for i := range related {
-		m := &related[i].Master
-		if m.Src.IsValid() {
-			p := pair{m.Src.Addr(), m.Dst.Addr()}
+	for i, r := range related {
+		all[i] = branch{row: r, parent: -1}
+		place[r.ID] = i
+		if r.Master.Src.IsValid() {
+			p := pair{r.Master.Src.Addr(), r.Master.Dst.Addr()}
 			masters[p] = append(masters[p], i)
 		}
 	}
-	under := map[uint32][]int{}
-	var heads []row
 	for f, err := range s.list(nil) {
 		if err != nil {
 			return nil, err
 		}
-		if f.Orig.Dst.Port() == 0 && format.HasPorts(f) {
-			continue // a shadow
-		}
 		for _, i := range masters[pair{f.Orig.Src.Addr(), f.Orig.Dst.Addr()}] {
-			m := &related[i].Master
-			if m.Src == f.Orig.Src && (m.Dst == f.Orig.Dst || m.Dst.Port() == 0) {
-				if under[f.ID] == nil {
-					heads = append(heads, row{Flow: *f, bytes: -1, packets: -1})
+			far, ok := why.Stands(&all[i].Flow, f)
+			if !ok || all[i].parent >= 0 && all[i].far <= far {
+				continue
+			}
+			at, known := place[f.ID]
+			if !known {
+				at = len(all)
+				place[f.ID] = at
+				r := row{Flow: *f, bytes: -1, packets: -1}
+				if _, known := s.last[f.ID]; known {
+					s.rate(&r, f, seconds)
 				}
-				under[f.ID] = append(under[f.ID], i)
+				all = append(all, branch{row: r, parent: -1})
+			}
+			all[i].parent, all[i].far = at, far
+		}
+	}
+	for i := range related {
+		if p := all[i].parent; p >= 0 {
+			all[p].below = append(all[p].below, i)
+		}
+	}
+	var rows []row
+	var draw func(i, depth int)
+	draw = func(i, depth int) {
+		if all[i].drawn {
+			return
+		}
+		b := &all[i]
+		b.depth, b.drawn = depth, true
+		rows = append(rows, b.row)
+		for _, k := range b.below {
+			draw(k, depth+1)
+		}
+	}
+	for i := range related {
+		root := i
+		for range deepest {
+			if p := all[root].parent; p >= 0 {
+				root = p
 			}
 		}
+		draw(root, 0)
 	}
-	var all []row
-	placed := map[int]bool{}
-	for _, h := range heads {
-		all = append(all, h)
-		for _, i := range under[h.ID] {
-			r := related[i]
-			r.depth, placed[i] = 1, true
-			all = append(all, r)
-		}
-	}
-	for i, r := range related {
-		if !placed[i] {
-			all = append(all, r)
-		}
-	}
-	return all, nil
+	return rows, nil
 }
+
+// deepest is how many levels of announcements are followed: the daemon makes fewer.
+const deepest = 8

@@ -211,8 +211,6 @@ func (v *view) letter(r rune) {
 	switch r {
 	case 'q':
 		v.left = true
-	case 'j':
-		v.move(1)
 	case 'k':
 		v.kill()
 	case 's', '>':

@@ -249,6 +249,57 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// TestTree: what was announced is below what announced it, whatever the level, by way of the shadows that the daemon makes.
+func TestTree(t *testing.T) {
+	between := func(id uint32, tr helpers.Transport, src, dst, master string, bytes uint64) flows.Flow {
+		tuple := func(src, dst string) helpers.Tuple {
+			return helpers.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
+		}
+		f := flow(id, 1, bytes)
+		f.Transport, f.Orig = tr, tuple(src, dst)
+		f.Reply = f.Orig.Turned()
+		if master != "" {
+			f.Status |= flows.StatusExpected
+			f.Master, f.MasterTransport = tuple(master, "192.0.2.1:0"), helpers.TCP
+		}
+		return f
+	}
+	const far = 32768 // apart are shadows of connections that are read
+	ras := between(1, helpers.UDP, "10.0.0.1:4000", "192.0.2.1:1719", "", 1)
+	call := between(2, helpers.TCP, "10.0.0.1:5000", "192.0.2.1:1730", fmt.Sprintf("10.0.0.1:%d", 4000+far), 2)
+	control := between(3, helpers.TCP, "10.0.0.1:6000", "192.0.2.1:40000", fmt.Sprintf("10.0.0.1:%d", 5000+far), 3)
+	audio := between(4, helpers.UDP, "10.0.0.1:20000", "192.0.2.1:30000", "10.0.0.1:6000", 400)
+	video := between(5, helpers.UDP, "10.0.0.1:20002", "192.0.2.1:30002", "10.0.0.1:6001", 500) // of a second shadow
+	lost := between(6, helpers.TCP, "10.0.0.9:1", "192.0.2.1:2", "10.0.0.9:7000", 6)
+	ftp := between(7, helpers.TCP, "10.0.0.1:7100", "192.0.2.1:21", "", 7)
+	data := between(8, helpers.TCP, "192.0.2.1:20", "10.0.0.1:9000", "10.0.0.1:7100", 1000)
+	other := between(9, helpers.TCP, "10.0.0.1:8100", "192.0.2.1:80", "", 1e6)
+	shadow := between(10, helpers.TCP, "10.0.0.1:7100", "192.0.2.1:0", "", 0)
+	now := time.Unix(1000, 0)
+	tab := &table{all: []flows.Flow{other, shadow, lost, video, data, audio, ras, control, ftp, call}}
+	s := &sampler{list: tab.list, count: tab.count, now: func() time.Time { return now }, stop: func() bool { return false }}
+	want := "0:7 1:8 0:1 1:2 2:3 3:5 3:4 0:6 "
+	for range 2 {
+		sample := s.take(&question{sort: 1, tree: true}, func(*Sample) {})
+		got := ""
+		for _, r := range sample.rows {
+			got += fmt.Sprintf("%d:%d ", r.depth, r.ID)
+		}
+		if got != want || sample.err != nil {
+			t.Errorf("%v, %v, want %v", got, sample.err, want)
+		}
+		if now != time.Unix(1000, 0) && sample.rows[0].bytes != 50 {
+			t.Errorf("%v bytes a second on the control connection, want 50", sample.rows[0].bytes)
+		}
+		tab.all[8].Counters[0].Bytes += 100
+		now = now.Add(2 * time.Second)
+	}
+	tab.all[9].Master.Src = netip.MustParseAddrPort(fmt.Sprintf("10.0.0.1:%d", 6000+far)) // in a circle
+	if sample := s.take(&question{sort: 1, tree: true}, func(*Sample) {}); len(sample.rows) != 7 {
+		t.Errorf("%d rows of a circle", len(sample.rows))
+	}
+}
+
 // TestBounded: only the first rows are kept.
 func TestBounded(t *testing.T) {
 	tab := &table{}

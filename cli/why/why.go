@@ -8,6 +8,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
+	"github.com/cthelperd/cthelperd/helpers"
 )
 
 // Reason is why a connection is RELATED.
@@ -25,46 +26,42 @@ func Find(f *flows.Flow, list func(*flows.Filter) iter.Seq2[*flows.Flow, error])
 	if !f.Master.Src.IsValid() {
 		return r, nil
 	}
-	r.Shadow = f.Master.Dst.Port() == 0
+	r.Shadow = isShadow(f.Master)
 	same := &flows.Filter{
 		Orig: flows.Ends{Src: flows.Addr(f.Master.Src.Addr()), Dst: flows.Addr(f.Master.Dst.Addr())},
 	}
+	best := uint16(math.MaxUint16)
 	for m, err := range list(same) {
 		if err != nil {
 			return r, err
 		}
-		switch {
-		case m.Transport == f.MasterTransport && m.Orig == f.Master:
+		if m.Transport == f.MasterTransport && m.Orig == f.Master {
 			master := *m
 			r.Master, r.Helper = &master, m.Helper
-			if !r.Shadow {
-				r.Control = append(r.Control, master)
-			}
-		case r.Shadow && m.Orig.Dst.Port() != 0:
-			if _, ok := expect.Stands(f.Master.Src.Port(), m.Orig.Src.Port()); ok {
-				r.Control = append(r.Control, *m)
-			}
 		}
+		far, ok := Stands(f, m)
+		if !ok || far > best {
+			continue
+		}
+		if far < best {
+			best, r.Control = far, nil
+		}
+		r.Control = append(r.Control, *m)
 	}
-	r.Control = nearest(f.Master.Src.Port(), r.Control)
 	return r, nil
 }
 
-// nearest leaves those with the port that is next to the shadow's: it begins with the control connection's own.
-func nearest(shadow uint16, all []flows.Flow) []flows.Flow {
-	distance := func(f *flows.Flow) uint16 {
-		before, _ := expect.Stands(shadow, f.Orig.Src.Port())
-		return before
+// isShadow tells a master that no packet belongs to.
+func isShadow(master helpers.Tuple) bool { return master.Dst.Port() == 0 }
+
+// Stands tells whether m may be the connection that announced f, and how far its port is from that of f's master: the
+// nearest one is it. Masters that are no shadows are it themselves. What has the same master as f was announced beside it.
+func Stands(f, m *flows.Flow) (far uint16, ok bool) {
+	if !isShadow(f.Master) {
+		return 0, m.Transport == f.MasterTransport && m.Orig == f.Master
 	}
-	best := uint16(math.MaxUint16)
-	for i := range all {
-		best = min(best, distance(&all[i]))
+	if isShadow(m.Orig) || m.Master == f.Master || m.Orig.Src.Addr() != f.Master.Src.Addr() || m.Orig.Dst.Addr() != f.Master.Dst.Addr() {
+		return 0, false
 	}
-	var left []flows.Flow
-	for i := range all {
-		if all[i].Orig.Dst.Port() != 0 && distance(&all[i]) == best || len(all) == 1 {
-			left = append(left, all[i])
-		}
-	}
-	return left
+	return expect.Stands(f.Master.Src.Port(), m.Orig.Src.Port())
 }

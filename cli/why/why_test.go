@@ -34,6 +34,8 @@ func TestFind(t *testing.T) {
 	control, other := flow("10.0.0.1:4000", "192.0.2.1:21", ""), flow("10.0.0.1:4100", "192.0.2.1:21", "")
 	shadow, second := flow("10.0.0.1:4000", "192.0.2.1:0", "cth-ftp"), flow("10.0.0.1:4003", "192.0.2.1:0", "cth-ftp")
 	reading := flow("10.0.0.1:36768", "192.0.2.1:0", "ctc-h245") // 4000 ^ 32768
+	beside := flow("10.0.0.1:4003", "192.0.2.1:5000", "")        // announced by the same
+	beside.Status, beside.Master = flows.StatusExpected, second.Orig
 	plain := flow("10.0.0.1:4000", "192.0.2.1:21", "ftp")
 	stranger := flow("10.0.0.9:4000", "192.0.2.1:21", "")
 	for name, x := range map[string]struct {
@@ -45,6 +47,7 @@ func TestFind(t *testing.T) {
 	}{
 		"a shadow":                   {shadow, []flows.Flow{stranger, other, control, shadow}, "cth-ftp", true, "10.0.0.1:4000>192.0.2.1:21"},
 		"one more shadow":            {second, []flows.Flow{control, other, second}, "cth-ftp", true, "10.0.0.1:4000>192.0.2.1:21"},
+		"one announced beside it":    {second, []flows.Flow{beside, control, second}, "cth-ftp", true, "10.0.0.1:4000>192.0.2.1:21"},
 		"a shadow for reading":       {reading, []flows.Flow{control, reading}, "ctc-h245", true, "10.0.0.1:4000>192.0.2.1:21"},
 		"a shadow that is gone":      {shadow, []flows.Flow{control}, "", true, "10.0.0.1:4000>192.0.2.1:21"},
 		"no control connection":      {shadow, []flows.Flow{other, stranger, shadow}, "cth-ftp", true, ""},
