@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/cthelperd/cthelperd/helpers"
 	"github.com/cthelperd/cthelperd/helpers/freelist"
@@ -84,6 +85,11 @@ func (in *inspection) own(a netip.Addr) bool { return a == in.seg.Flow.Own(in.se
 // reader is the other end, as the sender knows it.
 func (in *inspection) reader() netip.Addr { return in.seg.Flow.Peer(in.seg.Dir).Addr() }
 
+// third tells whether a is a host that may send, other than the two.
+func (in *inspection) third(a netip.Addr) bool {
+	return !in.own(a) && a != in.reader() && a.Is4() == in.reader().Is4() && !a.IsMulticast() && !a.IsLoopback()
+}
+
 // saidBack tells whether a is the reader's own, said back to it. Behind a NAT it may as well be another host's there.
 func (in *inspection) saidBack(a netip.Addr) bool {
 	return a == in.reader() && a == in.seg.Flow.Own(in.seg.Dir.Other()).Addr()
@@ -94,6 +100,14 @@ func (in *inspection) see(base int, a *wire.Address) {
 	in.desk.sites = append(in.desk.sites, site{base + a.Off, a.Addr, -1})
 }
 
+// seeMessage notes the addresses of a message that announces none.
+func (in *inspection) seeMessage(base int) {
+	m := &in.desk.message
+	for i := range m.Addresses {
+		in.see(base, &m.Addresses[i])
+	}
+}
+
 // announce appends an expectation of an address that stands in the message.
 func (in *inspection) announce(base int, a *wire.Address, x helpers.Expectation) {
 	in.desk.sites = append(in.desk.sites, site{base + a.Off, a.Addr, len(in.out.Expect)})
@@ -101,13 +115,14 @@ func (in *inspection) announce(base int, a *wire.Address, x helpers.Expectation)
 	in.out.Expect = append(in.out.Expect, x)
 }
 
-// usable tells whether something can be expected at a.
+// usable tells whether a says of an end point where it is.
 func usable(a netip.AddrPort) bool {
-	return a.Port() != 0 && a.Addr().IsValid() && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast()
+	return a.Port() != 0 && a.Addr().IsValid() && !a.Addr().IsUnspecified()
 }
 
 // rewrite gives the edits of a desk's sites.
 func (d *desk) rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.Edit) []helpers.Edit {
+	slices.SortFunc(d.sites, func(a, b site) int { return a.off - b.off }) // they are in the order in which they were looked at
 	for i := range d.sites {
 		s := &d.sites[i]
 		to, ok := netip.AddrPort{}, false

@@ -52,13 +52,13 @@ func (in *inspection) controls(base int, l *leg) {
 		case wire.CommunicationModeCommand, wire.CommunicationModeResponse:
 			in.channel(base, i, l, func(bool) channel { return channel{dir, common, 0} })
 		default:
-			in.seeAll(base, i)
+			in.seeControl(base, i)
 		}
 	}
 }
 
-// seeAll notes the addresses of a control message, or of the message itself (-1), of which none is announced.
-func (in *inspection) seeAll(base, control int) {
+// seeControl notes the addresses of a control message that announces none.
+func (in *inspection) seeControl(base, control int) {
 	m := &in.desk.message
 	for i := range m.Addresses {
 		if a := &m.Addresses[i]; a.Control == control {
@@ -94,7 +94,7 @@ func (in *inspection) channel(base, control int, l *leg, by func(reverse bool) c
 		case wire.MediaControlChannel:
 			partner := in.find(control, wire.MediaChannel, a.Reverse)
 			in.media(base, a, l, c, "RTCP", !partner.IsValid() || pair(a.Addr, partner))
-			if c.opener == in.seg.Dir && !in.own(a.Addr.Addr()) && a.Addr.Addr() != in.reader() {
+			if c.opener == in.seg.Dir && in.third(a.Addr.Addr()) {
 				l.book.open(c).from = a.Addr.Addr()
 			}
 		case wire.LocalAreaAddress:
@@ -207,8 +207,7 @@ func (in *inspection) redirect(control int, l *leg, by func(reverse bool) channe
 	m := &in.desk.message
 	for i := range m.Addresses {
 		a := &m.Addresses[i]
-		if a.Control != control || !usable(a.Addr) || in.own(a.Addr.Addr()) || a.Addr.Addr() == in.reader() ||
-			in.all.options.Media == anyone {
+		if a.Control != control || !usable(a.Addr) || !in.third(a.Addr.Addr()) || in.all.options.Media == anyone {
 			continue
 		}
 		c := by(a.Reverse)

@@ -116,10 +116,10 @@ func (s *ras) message(in *inspection) {
 		s.register(in, own)
 	case wire.UnregistrationRequest:
 		s.leave(m, own, other)
-		s.see(in)
+		in.seeMessage(0)
 	case wire.GatekeeperRequest, wire.AdmissionRequest, wire.LocationRequest:
 		s.ask(m, own)
-		s.see(in)
+		in.seeMessage(0)
 	case wire.GatekeeperConfirm, wire.AdmissionConfirm, wire.LocationConfirm:
 		s.lead(in, other)
 	case wire.RegistrationConfirm:
@@ -128,28 +128,20 @@ func (s *ras) message(in *inspection) {
 		s.withdraw(in, func(r *registration) bool {
 			return r.owner == other && r.sequence == m.Sequence && !r.leaves.IsValid() && (r.renewal || !r.confirmed)
 		})
-		s.see(in)
+		in.seeMessage(0)
 	case wire.UnregistrationConfirm:
 		s.withdraw(in, func(r *registration) bool { return r.leaves == other && r.sequence == m.Sequence })
-		s.see(in)
+		in.seeMessage(0)
 	case wire.AdmissionReject, wire.LocationReject:
 		s.end(in, func(r *request) bool { return r.from == other && r.sequence == m.Sequence })
-		s.see(in)
+		in.seeMessage(0)
 	case wire.DisengageRequest:
 		s.end(in, func(r *request) bool {
 			return r.kind == wire.AdmissionRequest && r.reference == m.Reference && r.call == m.CallID
 		})
-		s.see(in)
+		in.seeMessage(0)
 	default:
-		s.see(in)
-	}
-}
-
-// see notes the addresses of a message that announces none.
-func (s *ras) see(in *inspection) {
-	m := &in.desk.message
-	for i := range m.Addresses {
-		in.see(0, &m.Addresses[i])
+		in.seeMessage(0)
 	}
 }
 

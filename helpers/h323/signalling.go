@@ -66,6 +66,12 @@ func (s *signalling) message(in *inspection, base int, payload []byte) bool {
 		if len(m.Addresses) > 0 || len(m.Controls) > 0 {
 			in.fail(base, errNoCall)
 		}
+		in.seeMessage(base)
+		return true
+	}
+	if m.Type == typeReleaseComplete { // it announces nothing
+		in.seeMessage(base)
+		s.over(in, c)
 		return true
 	}
 	before := len(in.out.Expect)
@@ -80,9 +86,6 @@ func (s *signalling) message(in *inspection, base int, payload []byte) bool {
 	if m.Type == typeConnect && c.offered && !c.answered { // H.323, 8.1.7.1
 		c.answered = true
 		in.close(&l, func(by channel) bool { return by.kind == fast })
-	}
-	if m.Type == typeReleaseComplete {
-		s.over(in, c)
 	}
 	return true
 }

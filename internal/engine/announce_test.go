@@ -61,6 +61,8 @@ func TestAnnouncements(t *testing.T) {
 		{"any address", func(c *engine.Config) { c.Policy.ForeignAny = true }, plainConn,
 			[]step{{orig, "open tcp 8.8.8.8:4000\n"}}, []string{"expect tcp *>8.8.8.8:4000"},
 			[]string{"place 8.8.8.8:4000"}},
+		{"from an address of another family", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 from 2001:db8::1+0\n"}},
+			[]string{"refuse tcp [2001:db8::1]:0>10.0.0.1:4000 foreign-address"}, nil},
 		{"low port", nil, plainConn,
 			[]step{{orig, "open tcp 10.0.0.1:1023\n"}}, []string{"refuse tcp *>10.0.0.1:1023 low-port"}, nil},
 		{"low port that is allowed", func(c *engine.Config) { c.Policy.MinPort = 20 }, plainConn,

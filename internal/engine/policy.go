@@ -196,7 +196,7 @@ func (e *Engine) judge(j *job, i int) plan {
 		return refuse(RefuseLockIn)
 	case relayed == nil && !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
 		return refuse(RefuseForeignAddress)
-	case said.Owner != j.dir && !e.announcedBefore(&x):
+	case said.Owner != j.dir && !e.announcedBefore(&x) || x.from.Addr().IsValid() && x.from.Addr().Is4() != x.to.Addr().Is4():
 		return refuse(RefuseForeignAddress)
 	case x.to.Port() < e.policy.MinPort:
 		return refuse(RefuseLowPort)
