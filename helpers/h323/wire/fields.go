@@ -28,14 +28,18 @@ const (
 	DataAddress
 	H245Channel
 	CallSignalling
-	RTCPAddresses // of bandwidthDetails
-	Transport     // in GenericData
+	RTCPAddresses         // of bandwidthDetails
+	Transport             // in GenericData
+	CallSignallingAddress // of an IncomingCallIndication (H.460.18)
 	// H.245.
 	MediaChannel
 	MediaControlChannel
-	LocalAreaAddress // of separateStack
-	SignalAddress    // of an MCLocationIndication
-	lastPlace        = SignalAddress
+	LocalAreaAddress        // of separateStack
+	SignalAddress           // of an MCLocationIndication
+	MultiplexedMediaChannel // of TraversalParameters (H.460.19), as the next two
+	MultiplexedMediaControlChannel
+	KeepAliveChannel
+	lastPlace = KeepAliveChannel
 )
 
 // What rows hold beside addresses.
@@ -68,12 +72,17 @@ const (
 	asMediaType
 	asApplication
 	asReliable
+	asStandard    // a standard identifier: of what is around
+	asFeatureName // an OBJECT IDENTIFIER
+	asContents    // what feature and parameter say is in it
 	// What is around.
 	asFastStart
 	asH245Control
 	asParallelH245Control
 	asReverse
 	asQuoted
+	asFeature   // identifier of generic data
+	asParameter // and of a parameter of it
 )
 
 // String is the name in the ASN.1.
@@ -112,4 +121,9 @@ var fieldNames = [...]string{
 	MediaControlChannel:        "mediaControlChannel",
 	LocalAreaAddress:           "localAreaAddress",
 	SignalAddress:              "signalAddress",
+
+	CallSignallingAddress:          "callSignallingAddress",
+	MultiplexedMediaChannel:        "multiplexedMediaChannel",
+	MultiplexedMediaControlChannel: "multiplexedMediaControlChannel",
+	KeepAliveChannel:               "keepAliveChannel",
 }

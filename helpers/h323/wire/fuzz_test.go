@@ -16,6 +16,7 @@ func FuzzPER(f *testing.F) {
 	types := []string{
 		"EndpointType", "AliasAddress", "GenericData", "CryptoH323Token", "ClearToken", "Capability", "DataType",
 		"H2250LogicalChannelParameters", "TerminalCapabilitySet", "CommunicationModeCommand", "InfoRequestResponse",
+		"GenericMessage", "RequestMode", "MultiplexEntrySend",
 	}
 	for i, typ := range types {
 		rnd := &h323test.Random{Rand: rand.New(rand.NewPCG(uint64(i), 0))}

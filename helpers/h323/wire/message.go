@@ -143,8 +143,15 @@ func (w *walker) number(as Field, v uint32) {
 	if w.err != nil {
 		return
 	}
-	if as == asPort {
+	switch as {
+	case asPort:
 		w.address(uint16(v))
+		return
+	case asStandard:
+		w.identify(v)
+		return
+	}
+	if w.returns {
 		return
 	}
 	if w.control >= 0 {
@@ -236,6 +243,8 @@ func (w *walker) bytes(as Field, at, n int) {
 	switch {
 	case as == asIP:
 		w.ip, w.ipSize = at, n
+	case as == asFeatureName:
+		w.name(w.b[at : at+n])
 	case w.quoted:
 	case as == asCallID:
 		copy(w.m.CallID[:], w.b[at:at+n])

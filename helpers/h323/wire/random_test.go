@@ -187,6 +187,10 @@ func (w *wanted) components(t *wire.Type, v V) {
 
 // carry goes through an H.245 message.
 func (w *wanted) carry(t *wire.Type, v any) {
+	if w.control >= 0 { // it is returned
+		w.value(t, v)
+		return
+	}
 	c := wire.Control{}
 	switch w.name(0) {
 	case "fastStart":
@@ -263,6 +267,9 @@ func (w *wanted) number(t *wire.Type, n int) {
 }
 
 func (w *wanted) controlNumber(t *wire.Type, n int) {
+	if w.in("returnedFunction") {
+		return
+	}
 	c := &w.m.Controls[w.control]
 	top := len(w.path) == w.begin+1 // not within functionNotUnderstood
 	reverse := w.in("reverseLogicalChannelParameters")

@@ -66,12 +66,13 @@ type Row struct {
 func Lookup(name string) *Type { return schema().byName[name] }
 
 // schema is all types by their names.
-var schema = sync.OnceValue(func() *types { return compile(h2250, h245, h235) })
+var schema = sync.OnceValue(func() *types { return compile(h2250, h245, h235, h460) })
 
 // types are the types of the tables; those at which a reader begins have a name here too.
 type types struct {
 	byName                                 map[string]*Type
 	ras, information, control, openChannel *Type
+	incomingCall, traversal                *Type
 }
 
 // compile makes types of tables. It panics if a row cannot be read: TestTables would have said so.
@@ -94,6 +95,8 @@ func compile(tables ...[]definition) *types {
 	s.information = s.byName["H323-UserInformation"]
 	s.control = s.byName["MultimediaSystemControlMessage"]
 	s.openChannel = s.byName["OpenLogicalChannel"]
+	s.incomingCall = s.byName["IncomingCallIndication"]
+	s.traversal = s.byName["TraversalParameters"]
 	return s
 }
 

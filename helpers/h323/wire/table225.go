@@ -540,23 +540,23 @@ var h2250 = []definition{
 		{"...", "", 0},
 	}},
 	{"GenericData", Sequence, []row{
-		{"id", "GenericIdentifier", 0},
+		{"id", "GenericIdentifier", asFeature},
 		{"parameters", "SEQUENCE (SIZE (1..512)) OF EnumeratedParameter OPTIONAL", 0},
 		{"...", "", 0},
 	}},
 	{"GenericIdentifier", Choice, []row{
-		{"standard", "INTEGER (0..16383, ...)", 0},
+		{"standard", "INTEGER (0..16383, ...)", asStandard},
 		{"oid", "OBJECT IDENTIFIER", 0},
 		{"nonStandard", "OCTET STRING (SIZE (16))", 0},
 		{"...", "", 0},
 	}},
 	{"EnumeratedParameter", Sequence, []row{
-		{"id", "GenericIdentifier", 0},
+		{"id", "GenericIdentifier", asParameter},
 		{"content", "Content OPTIONAL", 0},
 		{"...", "", 0},
 	}},
 	{"Content", Choice, []row{
-		{"raw", "OCTET STRING", 0},
+		{"raw", "OCTET STRING", asContents},
 		{"text", "IA5String", 0},
 		{"unicode", "BMPString", 0},
 		{"bool", "BOOLEAN", 0},

@@ -25,6 +25,9 @@ var h245 = []definition{
 		{"roundTripDelayRequest", "RoundTripDelayRequest", 0},
 		{"maintenanceLoopRequest", "MaintenanceLoopRequest", 0},
 		{"...", "", 0},
+		{"communicationModeRequest", "", 0}, {"conferenceRequest", "", 0}, {"multilinkRequest", "", 0},
+		{"logicalChannelRateRequest", "", 0},
+		{"genericRequest", "GenericMessage", 0},
 	}},
 	{"ResponseMessage", Choice, []row{
 		{"nonStandard", "H.245 NonStandardMessage", 0},
@@ -48,6 +51,9 @@ var h245 = []definition{
 		{"maintenanceLoopReject", "MaintenanceLoopReject", 0},
 		{"...", "", 0},
 		{"communicationModeResponse", "CommunicationModeResponse", 0},
+		{"conferenceResponse", "", 0}, {"multilinkResponse", "", 0}, {"logicalChannelRateAcknowledge", "", 0},
+		{"logicalChannelRateReject", "", 0},
+		{"genericResponse", "GenericMessage", 0},
 	}},
 	{"CommandMessage", Choice, []row{
 		{"nonStandard", "H.245 NonStandardMessage", 0},
@@ -59,6 +65,9 @@ var h245 = []definition{
 		{"miscellaneousCommand", "MiscellaneousCommand", 0},
 		{"...", "", 0},
 		{"communicationModeCommand", "CommunicationModeCommand", 0},
+		{"conferenceCommand", "", 0}, {"h223MultiplexReconfiguration", "", 0}, {"newATMVCCommand", "", 0},
+		{"mobileMultilinkReconfigurationCommand", "", 0},
+		{"genericCommand", "GenericMessage", 0},
 	}},
 	{"IndicationMessage", Choice, []row{
 		{"nonStandard", "H.245 NonStandardMessage", 0},
@@ -77,6 +86,50 @@ var h245 = []definition{
 		{"userInput", "UserInputIndication", 0},
 		{"...", "", 0}, {"h2250MaximumSkewIndication", "", 0},
 		{"mcLocationIndication", "MCLocationIndication", 0},
+		{"conferenceIndication", "", 0}, {"vendorIdentification", "", 0},
+		{"functionNotSupported", "FunctionNotSupported", 0},
+		{"multilinkIndication", "", 0}, {"logicalChannelRateRelease", "", 0}, {"flowControlIndication", "", 0},
+		{"mobileMultilinkReconfigurationIndication", "", 0},
+		{"genericIndication", "GenericMessage", 0},
+	}},
+
+	// Generic messages: H.239, H.460.
+	{"GenericMessage", Sequence, []row{
+		{"messageIdentifier", "CapabilityIdentifier", asFeature},
+		{"subMessageIdentifier", "INTEGER (0..127) OPTIONAL", 0},
+		{"messageContent", "SEQUENCE OF GenericParameter OPTIONAL", 0},
+		{"...", "", 0},
+	}},
+	{"CapabilityIdentifier", Choice, []row{
+		{"standard", "OBJECT IDENTIFIER", asFeatureName},
+		{"h221NonStandard", "H.245 NonStandardParameter", 0},
+		{"uuid", "OCTET STRING (SIZE (16))", 0},
+		{"domainBased", "IA5String (SIZE (1..64))", 0},
+		{"...", "", 0},
+	}},
+	{"GenericParameter", Sequence, []row{
+		{"parameterIdentifier", "ParameterIdentifier", asParameter},
+		{"parameterValue", "ParameterValue", 0},
+		{"supersedes", "SEQUENCE OF ParameterIdentifier OPTIONAL", 0},
+		{"...", "", 0},
+	}},
+	{"ParameterIdentifier", Choice, []row{
+		{"standard", "INTEGER (0..127)", asStandard},
+		{"h221NonStandard", "H.245 NonStandardParameter", 0},
+		{"uuid", "OCTET STRING (SIZE (16))", 0},
+		{"domainBased", "IA5String (SIZE (1..64))", 0},
+		{"...", "", 0},
+	}},
+	{"ParameterValue", Choice, []row{
+		{"logical", "NULL", 0},
+		{"booleanArray", "INTEGER (0..255)", 0},
+		{"unsignedMin", "INTEGER (0..65535)", 0},
+		{"unsignedMax", "INTEGER (0..65535)", 0},
+		{"unsigned32Min", "INTEGER (0..4294967295)", 0},
+		{"unsigned32Max", "INTEGER (0..4294967295)", 0},
+		{"octetString", "OCTET STRING", asContents},
+		{"genericParameter", "SEQUENCE OF GenericParameter", 0},
+		{"...", "", 0},
 	}},
 
 	// Non-standard messages.
@@ -530,6 +583,8 @@ var h245 = []definition{
 		{"reverseLogicalChannelParameters", "OpenLogicalChannel.reverseLogicalChannelParameters OPTIONAL", asReverse},
 		{"...", "", 0},
 		{"separateStack", "NetworkAccessParameters OPTIONAL", 0},
+		{"encryptionSync", "", 0},
+		{"genericInformation", "SEQUENCE OF GenericMessage OPTIONAL", 0},
 	}},
 	{"OpenLogicalChannel.forwardLogicalChannelParameters", Sequence, []row{
 		{"portNumber", "INTEGER (0..65535) OPTIONAL", 0},
@@ -726,6 +781,8 @@ var h245 = []definition{
 		{"...", "", 0},
 		{"separateStack", "NetworkAccessParameters OPTIONAL", 0},
 		{"forwardMultiplexAckParameters", "OpenLogicalChannelAck.forwardMultiplexAckParameters OPTIONAL", 0},
+		{"encryptionSync", "", 0},
+		{"genericInformation", "SEQUENCE OF GenericMessage OPTIONAL", 0},
 	}},
 	{"OpenLogicalChannelAck.reverseLogicalChannelParameters", Sequence, []row{
 		{"reverseLogicalChannelNumber", "INTEGER (1..65535)", asReverseChannel},
@@ -1154,6 +1211,11 @@ var h245 = []definition{
 		{"request", "RequestMessage", 0},
 		{"response", "ResponseMessage", 0},
 		{"command", "CommandMessage", 0},
+	}},
+	{"FunctionNotSupported", Sequence, []row{
+		{"cause", "NULLS (3, ...)", 0},
+		{"returnedFunction", "OCTET STRING (CONTAINING MultimediaSystemControlMessage) OPTIONAL", 0},
+		{"...", "", 0},
 	}},
 	{"MiscellaneousIndication", Sequence, []row{
 		{"logicalChannelNumber", "INTEGER (1..65535)", 0},

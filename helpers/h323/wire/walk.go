@@ -11,8 +11,10 @@ type walker struct {
 	session uint8   // the last sessionID of it
 	reverse bool    // in reverse logical channel parameters
 	quoted  bool    // in what an IRR tells of calls
+	returns bool    // in a message of H.245 that another one returns
 	ip      int     // byte of the last IP address, and its length
 	ipSize  int
+	feature feature // of the generic data that is read
 	size    int     // of the message: what follows it in b was put together from fragments
 	pieces  []piece // of that
 }
@@ -71,11 +73,15 @@ func (w *walker) walk(t *Type, as Field) {
 		}
 		w.within(uint32(t.Hi))
 	case String:
-		if t.Of == nil {
+		if t.Of == nil && as != asContents {
 			w.units(t, as)
 		} else if at, n := w.contents(); w.err == nil {
 			outer := w.enter(at, n)
-			w.messages(t.Of)
+			if as == asContents {
+				w.parameter()
+			} else {
+				w.messages(t.Of)
+			}
 			w.leave(outer)
 		}
 	case Open, Integer:
@@ -89,7 +95,7 @@ func (w *walker) row(r *Row) {
 		w.walk(r.Type, r.as)
 		return
 	}
-	place, carrier, reverse, quoted := w.place, w.carrier, w.reverse, w.quoted
+	place, carrier, reverse, quoted, identifies := w.place, w.carrier, w.reverse, w.quoted, w.feature.identifies
 	switch r.as {
 	case asFastStart:
 		w.carrier = FastStart
@@ -101,13 +107,17 @@ func (w *walker) row(r *Row) {
 		w.reverse = true
 	case asQuoted:
 		w.quoted = true
+	case asFeature:
+		w.feature = feature{identifies: asFeature}
+	case asParameter:
+		w.feature.identifies, w.feature.parameter = asParameter, 0
 	default:
 		if place == 0 {
 			w.place = r.as
 		}
 	}
 	w.walk(r.Type, r.as)
-	w.place, w.carrier, w.reverse, w.quoted = place, carrier, reverse, quoted
+	w.place, w.carrier, w.reverse, w.quoted, w.feature.identifies = place, carrier, reverse, quoted, identifies
 }
 
 // deeper says whether a type within a type may be read. If so, the caller takes depth back.
@@ -224,8 +234,15 @@ func (w *walker) addition(r *Row) {
 }
 
 // messages reads H.245 messages of type t, each from a whole byte on, to the end. What cannot be read behind a first
-// one (padding, say) is passed over.
+// one (padding, say) is passed over. One that another one returns has no place of its own in the Message.
 func (w *walker) messages(t *Type) {
+	if w.control >= 0 {
+		outer := w.returns
+		w.returns = true
+		w.walk(t, 0)
+		w.returns = outer
+		return
+	}
 	for first := true; w.pos < w.end && w.step(); first = false {
 		outer := w.enter(w.pos/8, (w.end-w.pos)/8)
 		c := Control{In: w.carrier}
