@@ -150,7 +150,7 @@ type Expectation struct {
 	Transport Transport
 	Owner     Dir            // whose end point To is; not always the sender (2xx of REGISTER, RCF, RTSP's answer)
 	From      netip.AddrPort // who will connect, as the Owner knows him (Flow.Peer); a zero address or port matches any
-	To        netip.AddrPort // as read in this segment; the engine translates back what a NAT had changed
+	To        netip.AddrPort // as read in this segment, address and port whole; the engine translates back what a NAT had changed
 	Paired    bool           // To's port and its partner (port^1) stay an even/odd pair, even if the partner comes later or never
 	Permanent bool           // may match more than once (a registration)
 	Reserve   bool           // only fix the outside port; nothing opens until it is announced again without Reserve
