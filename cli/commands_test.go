@@ -308,7 +308,7 @@ func TestNoRights(t *testing.T) {
 		t.Fatalf("%d lines of %d commands:\n%s", len(said), len(all), strings.Join(said, "\n"))
 	}
 	for i, command := range all {
-		if !strings.HasPrefix(said[i], "1 0 ") || !strings.Contains(said[i], "CAP_NET_ADMIN") {
+		if !strings.HasPrefix(said[i], "1 0 ") || !strings.Contains(said[i], " table: not permitted: it needs CAP_NET_ADMIN") {
 			t.Errorf("%s: exit status, bytes printed and error: %s", command, said[i])
 		}
 	}

@@ -66,8 +66,11 @@ func Open() (*Table, error) {
 		}
 		err = errors.Join(err, t.Close())
 	}
+	const what = "open the expectation table"
 	if nfnl.NoSubsystem(err) {
-		err = &flows.Error{Op: "open the expectation table", Reason: flows.ErrNoTable}
+		err = &flows.Error{Op: what, Reason: flows.ErrNoTable}
+	} else if e := (*flows.Error)(nil); errors.As(err, &e) {
+		e.Op = what // not the question that tried it
 	}
 	return nil, err
 }

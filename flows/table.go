@@ -35,8 +35,11 @@ func Open() (*Table, error) {
 	if err == nil {
 		_, _, err = t.Count()
 	}
+	const what = "open the connection table"
 	if nfnl.NoSubsystem(err) {
-		err = &Error{Op: "open the connection table", Reason: ErrNoTable}
+		err = &Error{Op: what, Reason: ErrNoTable}
+	} else if e := (*Error)(nil); errors.As(err, &e) {
+		e.Op = what // not the question that tried it
 	}
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
