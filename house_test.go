@@ -29,7 +29,8 @@ var allowed = map[string][]string{
 	"helpers/h323/wire":     {},
 	"helpers/h323/h323test": {"helpers/h323/wire"},
 
-	"internal/nfnl":      {},
+	"internal/nlsock":    {},
+	"internal/nfnl":      {"internal/nlsock"},
 	"internal/packet":    {"helpers"},
 	"internal/capture":   {},
 	"internal/netns":     {},
@@ -37,7 +38,7 @@ var allowed = map[string][]string{
 	"internal/netnstest": {},
 	"flows":              {"helpers", "internal/netns", "internal/nfnl"},
 	"expect":             {"helpers", "flows", "internal/netns", "internal/nfnl"},
-	"queue":              {"internal/nfnl"},
+	"queue":              {"internal/nlsock", "internal/nfnl"},
 	"internal/engine":    {"helpers", "expect", "internal/packet"},
 	"internal/config":    {"helpers", "internal/engine"},
 	"internal/replay":    {"helpers", "expect", "internal/engine", "internal/capture", "internal/config"},

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 // Queue serves one netfilter queue. Receive is for one goroutine, which may block a thread of its own; all else may be
@@ -87,7 +89,7 @@ func (q *Queue) bind(cfg Config) error {
 			return nil
 		case kind == msgPacket:
 			if named, _ := readPacket(body, &p); named {
-				if err := send(q.fd, appendVerdict(nil, msgVerdict, q.number, p.ID, 1)); err != nil {
+				if err := nlsock.Send(q.fd, appendVerdict(nil, msgVerdict, q.number, p.ID, 1)); err != nil {
 					return err
 				}
 			}
@@ -290,7 +292,7 @@ func (q *Queue) send() error {
 	if q.fd < 0 {
 		return ErrClosed
 	}
-	sent, err := q.noted, send(q.fd, q.out)
+	sent, err := q.noted, nlsock.Send(q.fd, q.out)
 	if err != nil { // too much at once, or no memory: what can be sent is
 		sent, err = q.sendEach()
 	}
@@ -305,7 +307,7 @@ func (q *Queue) sendEach() (sent uint32, err error) {
 		if !ok {
 			return sent, err
 		}
-		if e := send(q.fd, b[:headerLen+len(body)]); e != nil {
+		if e := nlsock.Send(q.fd, b[:headerLen+len(body)]); e != nil {
 			q.stats.Failed += uint64(packets)
 			err = fmt.Errorf("verdicts of queue %d: %w", q.number, e)
 		} else {
@@ -320,7 +322,9 @@ func (q *Queue) Stats() (Stats, error) {
 	q.mu.Lock()
 	s, err := q.stats, error(ErrClosed)
 	if q.fd >= 0 {
-		s.Overruns, err = drops(q.fd)
+		var n uint32
+		n, err = nlsock.Drops(q.fd)
+		s.Overruns = uint64(n)
 	}
 	q.mu.Unlock()
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 // wire is a Queue whose kernel is the test: the other end of a pair of sockets.
@@ -32,7 +34,7 @@ func newWire(t *testing.T) *wire {
 // tell sends a message of the kernel's.
 func (w *wire) tell(b []byte) {
 	w.t.Helper()
-	if err := send(w.k, b); err != nil {
+	if err := nlsock.Send(w.k, b); err != nil {
 		w.t.Fatal(err)
 	}
 }

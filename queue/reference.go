@@ -10,6 +10,8 @@ import (
 	nfqueue "github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 // Reference serves one netfilter queue through go-nfqueue: what Queue is measured against, and held to by one test for
@@ -209,7 +211,9 @@ func (q *Reference) Stats() (Stats, error) {
 	c, err := q.nf.Con.SyscallConn()
 	if err == nil {
 		var failed error
-		err = c.Control(func(fd uintptr) { s.Overruns, failed = drops(int(fd)) })
+		var n uint32
+		err = c.Control(func(fd uintptr) { n, failed = nlsock.Drops(int(fd)) })
+		s.Overruns = uint64(n)
 		err = errors.Join(err, failed)
 	}
 	if err != nil {

@@ -2,9 +2,10 @@ package queue
 
 import (
 	"errors"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 const (
@@ -19,14 +20,8 @@ const (
 type inbox struct {
 	arena   []byte
 	vectors [maxBatch]unix.Iovec
-	headers [maxBatch]mmsghdr
+	headers [maxBatch]nlsock.Header
 	busy    bool // the last call took all that it could
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	header unix.Msghdr
-	n      uint32
 }
 
 func newInbox() *inbox {
@@ -34,34 +29,29 @@ func newInbox() *inbox {
 	for i := range in.headers {
 		in.vectors[i].Base = &in.arena[i*slot]
 		in.vectors[i].SetLen(slot)
-		in.headers[i].header.Iov = &in.vectors[i]
-		in.headers[i].header.SetIovlen(1)
+		in.headers[i].Iov = &in.vectors[i]
+		in.headers[i].SetIovlen(1)
 	}
 	return in
 }
 
 // receive waits for one message at least, and takes up to most that are there. Sockets of others cannot send any, but
 // with the capability to do worse (netlink_allowed).
-func (in *inbox) receive(fd, most int) (int, error) {
-	if in.busy { // probably there is more: Go's scheduler need not hear of a call that does not wait
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&in.headers[0])), uintptr(most),
-			unix.MSG_DONTWAIT, 0, 0)
-		if errno == 0 {
-			in.busy = int(n) == most
-			return int(n), nil
-		}
+func (in *inbox) receive(fd, most int) (n int, err error) {
+	into := in.headers[:most]
+	if in.busy { // probably there is more
+		n, err = nlsock.Receive(fd, into)
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&in.headers[0])), uintptr(most),
-		unix.MSG_WAITFORONE, 0, 0)
-	if in.busy = errno == 0 && int(n) == most; errno != 0 {
-		return 0, errno
+	if n == 0 {
+		n, err = nlsock.Wait(fd, into)
 	}
-	return int(n), nil
+	in.busy = n == most
+	return n, err
 }
 
 // datagram is the i-th that the last receive took.
 func (in *inbox) datagram(i int) []byte {
-	return in.arena[i*slot : i*slot+int(min(in.headers[i].n, slot))]
+	return in.arena[i*slot : i*slot+int(min(in.headers[i].N, slot))]
 }
 
 // dial opens a socket in the calling thread's network namespace.
@@ -90,32 +80,4 @@ func dial(readBuffer int) (fd int, err error) {
 // ask gives a request to the kernel. It may wait for others' requests.
 func ask(fd int, b []byte) error {
 	return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-}
-
-// send gives verdicts to the kernel, which carries them out before it returns, and does not wait for anybody. An
-// unconnected netlink socket's peer is the kernel.
-func send(fd int, b []byte) error {
-	for {
-		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0, 0, 0)
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR:
-		default:
-			return errno
-		}
-	}
-}
-
-// drops is how many messages did not fit into the socket's buffer: SO_MEMINFO, word SK_MEMINFO_DROPS.
-func drops(fd int) (uint64, error) {
-	const dropsWord, words = 8, 9 // linux/sock_diag.h
-	var info [words]uint32
-	size := uint32(unsafe.Sizeof(info))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return uint64(info[dropsWord]), nil
 }

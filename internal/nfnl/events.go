@@ -6,9 +6,10 @@ import (
 	"os"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 // EventKind says what an event tells.
@@ -112,17 +113,8 @@ func (e *Events) Deadline(t time.Time) error { return e.f.SetReadDeadline(t) }
 // Dropped is how many events the socket has lost since it was opened (SK_MEMINFO_DROPS). It is exact when Receive has
 // given all that was there: until then the kernel drops what comes (NETLINK_S_CONGESTED).
 func (e *Events) Dropped() (n uint32, err error) {
-	const drops = 8 // SK_MEMINFO_DROPS, linux/sock_diag.h
-	var info [drops + 1]uint32
-	size := uint32(unsafe.Sizeof(info))
-	control := e.raw.Control(func(fd uintptr) {
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		if errno != 0 {
-			err = os.NewSyscallError("getsockopt", errno)
-		}
-	})
-	return info[drops], errors.Join(err, control)
+	control := e.raw.Control(func(fd uintptr) { n, err = nlsock.Drops(int(fd)) })
+	return n, errors.Join(err, control)
 }
 
 // Receive appends to dst what has happened to connections until now, and does not wait. all: there is nothing more.

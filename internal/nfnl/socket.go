@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cthelperd/cthelperd/internal/nlsock"
 )
 
 const (
@@ -15,16 +17,10 @@ const (
 	sendBuffer = 64 << 10 // bytes; the kernel refuses a longer send
 )
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	unix.Msghdr
-	n uint32
-}
-
 // socket is a netlink socket to netfilter with kept buffers, for raw system calls.
 type socket struct {
 	fd      int
-	headers [slots]mmsghdr
+	headers [slots]nlsock.Header
 	vectors [slots]unix.Iovec
 	names   [slots]unix.RawSockaddrNetlink
 	buffers []byte // slots of slotLen bytes
@@ -70,20 +66,7 @@ func (s *socket) readBuffer(n int) error {
 func (s *socket) close() error { return unix.Close(s.fd) }
 
 // send gives messages to the kernel, which carries them out before it returns.
-func (s *socket) send(b []byte) error {
-	for {
-		// Go's scheduler need not hear of a call that does not wait.
-		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
-			uintptr(len(b)), 0, 0, 0)
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR:
-			continue
-		}
-		return errno
-	}
-}
+func (s *socket) send(b []byte) error { return nlsock.Send(s.fd, b) }
 
 // receive takes up to most messages without waiting; datagram gives them. Errors: EAGAIN, ENOBUFS (some were lost before
 // the next) and what else recvmmsg has.
@@ -92,18 +75,7 @@ func (s *socket) receive(most int) (int, error) {
 	for i := range most {
 		s.headers[i].Namelen = unix.SizeofSockaddrNetlink
 	}
-	for {
-		// Go's scheduler need not hear of a call that does not wait.
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[0])),
-			uintptr(most), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-			continue
-		}
-		return 0, errno
-	}
+	return nlsock.Receive(s.fd, s.headers[:most])
 }
 
 // receiveOne takes one message without waiting, as datagram(0). It costs less than receive.
@@ -115,7 +87,7 @@ func (s *socket) receiveOne() error {
 			uintptr(s.vectors[0].Len), unix.MSG_DONTWAIT|unix.MSG_TRUNC, uintptr(unsafe.Pointer(h.Name)), uintptr(unsafe.Pointer(&h.Namelen)))
 		switch errno {
 		case 0:
-			h.n, h.Flags = uint32(n), 0
+			h.N, h.Flags = uint32(n), 0
 			if n > uintptr(s.vectors[0].Len) { // MSG_TRUNC has the message's own length
 				h.Flags = unix.MSG_TRUNC
 			}
@@ -133,7 +105,7 @@ func (s *socket) datagram(i int) (b []byte, whole bool) {
 	if h.Namelen != unix.SizeofSockaddrNetlink || s.names[i].Pid != 0 {
 		return nil, true
 	}
-	n := min(int(h.n), slotLen)
+	n := min(int(h.N), slotLen)
 	return s.buffers[i*slotLen:][:n:n], h.Flags&unix.MSG_TRUNC == 0
 }
 
