@@ -16,7 +16,7 @@ func (d *daemon) summary() {
 	args := []any{
 		"packets", e.Packets, "announced", e.Announced, "related", e.Related, "edits", e.Edits,
 		"flows", e.Flows, "sessions", e.Sessions, "pending", e.Pending,
-		"unknown", e.Unknown, "stray", e.Stray, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
+		"unknown", e.Unknown, "stray", e.Stray, "behind", e.Behind, "undecodable", e.Undecodable, "gaps", e.Gaps, "held-out", e.HeldOut,
 		"verdicts-failed", d.failed.Load(), "truncated", d.cut, "log-dropped", d.out.dropped.Load(), "log-limited", d.lines.out,
 		"missed", d.missing(), "events-lost", d.eventsLost, "ends-untold", d.untold, "rules-restored", d.guard.total,
 		"repaired", d.repairs,

@@ -77,8 +77,8 @@ type Limits struct {
 	Rate      int           // announcements a second and owner address, with a burst of twice that (256)
 	Flows     int           // tracked flows (1 << 20)
 	HoldTime  time.Duration // how long bytes wait for their edit (2 s)
-	HoldBytes int           // held per direction (16384)
-	HoldSegs  int           // held per direction (10: what TCP sends at first without an answer, RFC 6928)
+	HoldBytes int           // held per direction (64 KiB)
+	HoldSegs  int           // held per direction (48)
 	HoldAll   int           // packets that wait in all flows together; the queue must hold more (1024)
 	Ahead     int           // out-of-order bytes kept per direction (64 KiB)
 	Memory    int           // stream bytes kept in all flows together (64 MiB)
@@ -113,13 +113,14 @@ type Adjust struct {
 	SeqAdjust
 }
 
-// Verdict lets one packet go: traffic passes. There is one exception.
+// Verdict lets one packet go: traffic passes. Drop says when not.
 type Verdict struct {
 	ID   uint64
 	Data []byte // nil: as it came; else the whole packet, checksums right
 	// Drop: it is an answer that nobody has translated, because conntrack has lost its connection. It would not reach the
 	// one it is for, but make an entry that is in the way of the connection's own, and have itself answered by a RST. Or
-	// nobody knows what the kernel will do to its numbers (Packet.Doubtful). TCP repeats it.
+	// nobody knows what the kernel will do to its numbers (Packet.Doubtful). Or under NAT too many wait for bytes before
+	// them that the wire has lost (Stats.Behind). TCP repeats it.
 	Drop bool
 }
 

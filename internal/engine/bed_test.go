@@ -179,6 +179,10 @@ func (b *bed) verdict(v engine.Verdict) {
 		b.t.Fatalf("packet %d has a second verdict, or was never queued", v.ID)
 	}
 	delete(b.open, v.ID)
+	if v.Drop {
+		b.done = append(b.done, fmt.Sprintf("drop %d", v.ID))
+		return
+	}
 	b.done = append(b.done, fmt.Sprintf("verdict %d", v.ID))
 	data := slices.Clone(p.data)
 	if v.Data != nil {

@@ -122,6 +122,11 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		e.pass(f, dir, p.ID, v)
 		return
 	}
+	if e.fullBehind(f, dir, seq, len(data)) {
+		e.stats.Behind++
+		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: p.ID, Drop: true})
+		return
+	}
 	w := waiting{id: p.ID, time: e.now, dir: dir, end: seq + uint32(len(data)), size: len(data)}
 	w.bare = len(data) == 0 && flags&(packet.FIN|packet.SYN) == 0
 	if flags&packet.FIN != 0 && !d.finished && ahead(w.end, d.next) >= 0 {
@@ -234,6 +239,14 @@ func (e *Engine) arrived(f *flow, dir helpers.Dir, c chunk) {
 func (e *Engine) crowded(f *flow, dir helpers.Dir, n int) bool {
 	chunks := f.chunks(dir)
 	return size(chunks)+n > e.limits.Ahead || len(chunks) == maxChunks
+}
+
+// fullBehind tells whether there is no room for n bytes more behind a hole, under NAT, where they must not leave before they
+// are read. As long as none has left, TCP repeats the hole's and these. It does not take long: HoldTime.
+func (e *Engine) fullBehind(f *flow, dir helpers.Dir, seq uint32, n int) bool {
+	d := &f.dirs[dir]
+	return f.nat != nil && n > 0 && ahead(seq, d.next) > 0 && ahead(d.released, d.next) <= 0 && !d.locked && !d.ended &&
+		len(f.waiting()) > 0 && (len(f.waiting()) >= maxWaiting || e.crowded(f, dir, n))
 }
 
 // keep stores a copy of bytes behind a hole, or bytes that must wait for a session's answers.

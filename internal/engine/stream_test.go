@@ -3,6 +3,7 @@ package engine_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -209,14 +210,14 @@ func TestHold(t *testing.T) {
 		}, strings.Repeat(head, 4), nil, 4},
 		{"too many segments", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
 			ids := []uint64{first}
-			for _, s := range strings.Split("0000000:4", "") {
+			for _, s := range strings.Split(strings.Repeat("0", 46)+":", "") {
 				ids = append(ids, f.say(orig, s))
 			}
-			if len(b.open) != 10 {
+			if len(b.open) != 48 {
 				b.t.Errorf("%d wait", len(b.open))
 			}
-			return append(ids, f.say(orig, "0"))
-		}, head + "0000000:40", nil, 11},
+			return append(ids, f.say(orig, "4"))
+		}, head + strings.Repeat("0", 46) + ":4", nil, 49},
 		{"released", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
 			b.drive(b.e.Release())
 			return []uint64{first}
@@ -409,8 +410,14 @@ func TestHoleIsGivenUp(t *testing.T) {
 		for range 11 {
 			f.say(orig, strings.Repeat("x", 99)+"\n")
 		}
-		if len(b.open) > 0 {
-			t.Errorf("%d packets wait", len(b.open))
+		if s := b.e.Stats(); len(b.open) != 10 || s.Behind != 1 || s.Gaps != 0 {
+			t.Errorf("%d packets wait, %d were dropped, %d bytes lost", len(b.open), s.Behind, s.Gaps)
+		}
+		b.pass(2 * time.Second)
+		f.next[orig] -= 100
+		f.say(orig, strings.Repeat("x", 99)+"\n") // the one that was dropped
+		if s := b.e.Stats(); len(b.open) > 0 || s.Behind != 1 || s.Gaps == 0 {
+			t.Errorf("after 2 s %d packets wait, %d were dropped, %d bytes lost", len(b.open), s.Behind, s.Gaps)
 		}
 	})
 	t.Run("pieces", func(t *testing.T) {
@@ -491,6 +498,54 @@ func TestHoldAll(t *testing.T) {
 	f := b.tcp(snatConn(helpers.TCP), 9000)
 	if got := b.payload(f.say(orig, "open tcp 10.0.0.1:4000\n")); got != "open tcp 203.0.113.1:4000\n" {
 		t.Errorf("left: %q", got)
+	}
+}
+
+// The wire has lost a segment of a connection under NAT, and very many follow before it comes again: what there is no room
+// for comes again too, and all of it is rewritten. But if the lost one does not come, that ends.
+func TestMuchBehindHole(t *testing.T) {
+	const text, want, many = "open tcp 10.0.0.1:4000 peer\n", "open tcp 203.0.113.1:4000 peer\n", 300
+	for _, filled := range []bool{true, false} {
+		b := newBed(t, nil)
+		f := b.tcp(snatConn(helpers.TCP), 1000)
+		lost := f.next[orig]
+		f.next[orig] += uint32(len(text))
+		seqs := map[uint64]uint32{}
+		for range many {
+			seq := f.next[orig]
+			seqs[f.say(orig, text)] = seq
+		}
+		if len(b.open) > 64 || len(b.out) > 3 {
+			t.Fatalf("%d packets wait, %d have left", len(b.open), len(b.out))
+		}
+		if !filled {
+			b.pass(2 * time.Second)
+			if id := f.say(orig, text); len(b.open) > 1 || len(b.out) < 60 || b.out[id] != nil {
+				t.Errorf("after 2 s %d packets wait, %d have left", len(b.open), len(b.out))
+			}
+			continue
+		}
+		again := slices.Sorted(maps.Values(seqs))
+		for id := range b.open {
+			again = slices.DeleteFunc(again, func(seq uint32) bool { return seq == seqs[id] })
+		}
+		ids := slices.Collect(maps.Keys(b.open))
+		for _, seq := range append([]uint32{lost}, again...) {
+			ids = append(ids, f.raw(orig, packet.ACK|packet.PSH, seq, f.acked(reply), text))
+		}
+		got := map[uint32]string{}
+		for _, id := range ids {
+			seq, _ := b.seqs(id)
+			got[seq] = b.payload(id)
+		}
+		for i := range uint32(many + 1) {
+			if got[lost+i*uint32(len(want))] != want {
+				t.Fatalf("segment %d left as %q", i, got[lost+i*uint32(len(want))])
+			}
+		}
+		if s := b.e.Stats(); s.HeldOut > 0 || s.Gaps > 0 || int(s.Behind) != len(again) {
+			t.Errorf("%+v", s)
+		}
 	}
 }
 

@@ -159,6 +159,38 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// TestAdjustIsLiberal: what acknowledges adjusted numbers must not be INVALID, and that alone.
+func TestAdjustIsLiberal(t *testing.T) {
+	c := dial(t)
+	for _, s := range sides() {
+		for dir, want := range [2][2]uint8{{0, liberalTCP}, {liberalTCP, 0}} {
+			var e Connection
+			for _, helper := range []string{"Q.931", "sane", "ftp", ""} {
+				if helper == "" {
+					t.Skip("no conntrack helper for TCP: CONFIG_NF_CONNTRACK_H323, _SANE or _FTP")
+				}
+				if e = s.shadow(helper, unix.IPPROTO_TCP, uint16(51000+dir)); c.CreateConnection(&e) == nil {
+					break
+				}
+			}
+			b := c.Begin()
+			b.SetAdjust(&e.Orig, 0, uint8(dir), SeqAdj{Pos: 5, After: 3})
+			if err := b.Do(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := c.Get(e.Orig, 0)
+			if err != nil || got.Adjust[dir].After != 3 {
+				t.Fatalf("%s: read %+v, error %v", s.name, got, err)
+			}
+			for i := range want {
+				if got.TCPFlags[i]&liberalTCP != want[i] {
+					t.Errorf("%s: direction %d is adjusted, the flags are %#x, want %#x", s.name, dir, got.TCPFlags, want)
+				}
+			}
+		}
+	}
+}
+
 // TestBatchAllocates asks that no operation that succeeds allocates, against the kernel.
 func TestBatchAllocates(t *testing.T) {
 	c := dial(t)

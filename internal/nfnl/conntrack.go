@@ -49,6 +49,10 @@ func (b *Batch) Prolong(orig *Tuple, zone uint16, seconds, mark uint32) {
 
 // SetAdjust sets the sequence adjustment of direction dir (0 original, 1 reply). A connection without the extension
 // takes it silently for nothing (ctnetlink_change_seq_adj): read it back.
+//
+// The other direction's packets pass even if they do not fit its window (_BE_LIBERAL). The kernel moves their
+// acknowledgements back by two offsets, and their SACK by that of the acknowledgement (tcp_in_window): with a hole before
+// the position, what was received behind it seems to be "data not seen yet". An INVALID answer is not translated.
 func (b *Batch) SetAdjust(orig *Tuple, zone uint16, dir uint8, s SeqAdj) {
 	b.open("set a sequence adjustment", CTNew, unix.NLM_F_ACK, Family(orig.Src))
 	b.name(orig, zone)
@@ -60,6 +64,13 @@ func (b *Batch) putAdjust(dir uint8, s SeqAdj) {
 	out = putUint32(out, ctaSeqAdjPos, s.Pos)
 	out = putUint32(out, ctaSeqAdjBefore, uint32(s.Before))
 	b.out = end(putUint32(out, ctaSeqAdjAfter, uint32(s.After)), nest)
+	if s == (SeqAdj{}) {
+		return
+	}
+	out, info := begin(b.out, ctaProtoInfo)
+	out, tcp := begin(out, ctaProtoInfoTCP)
+	out = append(appendAttr(out, ctaProtoInfoTCPFlagsOrig+uint16(dir^1), 2), liberalTCP, liberalTCP, 0, 0)
+	b.out = end(end(out, tcp), info)
 }
 
 // AppendSetAdjust appends to dst the message of SetAdjust as it is, without asking for an answer.

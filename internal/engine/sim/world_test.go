@@ -264,6 +264,9 @@ func (w *world) carry(s *engine.Step) {
 				w.failf("packet %d has a second verdict", v.ID)
 			}
 			delete(w.waiting, v.ID)
+			if v.Drop {
+				continue
+			}
 			out := f.seg
 			if v.Data != nil {
 				if out, ok = decode(v.Data); !ok {
