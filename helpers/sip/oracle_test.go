@@ -3,9 +3,11 @@ package sip
 import (
 	"bytes"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	sipgo "github.com/emiago/sipgo/sip"
 	"github.com/pion/sdp/v3"
@@ -21,6 +23,8 @@ func FuzzAgainstSipgo(f *testing.F) {
 			f.Add(m.data)
 		}
 	}
+	f.Add(phoneCall)
+	f.Add(invitation)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if why := differsFromSipgo(data); why != "" {
 			t.Fatalf("%s\n%q", why, data)
@@ -47,22 +51,122 @@ func differsFromSipgo(data []byte) string {
 		length = head.ContentLength().Value()
 	}
 	w.same("Content-Length", strconv.Itoa(m.length), length)
-	var contact *sipgo.ContactHeader
 	switch x := theirs.(type) {
 	case *sipgo.Request:
 		w.uri("Request-URI", &m, data, requestURI, x.Recipient)
-		contact = x.Contact()
 	case *sipgo.Response:
 		w.same("status", strconv.Itoa(m.status), strconv.Itoa(x.StatusCode))
-		contact = x.Contact()
 	}
-	if contact != nil && !contact.Address.Wildcard {
-		w.uri("Contact", &m, data, contactURI, contact.Address)
+	if list := theirs.GetHeaders("Contact"); len(list) > 0 {
+		if c, ok := list[0].(*sipgo.ContactHeader); ok && !c.Address.Wildcard {
+			w.uri("Contact", &m, data, contactURI, c.Address)
+		}
 	}
 	if v := theirs.Via(); v != nil && v.ProtocolName == "SIP" && v.ProtocolVersion == "2.0" && token(v.Transport) {
 		w.host("Via", &m, data, via, v.Host, v.Port)
 	}
+	w.addresses(&m, data, theirs)
 	return w.String()
+}
+
+// What is valid by RFC 3261, section 25.1, but for white space within parameters: of that sipgo has more than is there.
+const (
+	tokenForm = "[-A-Za-z0-9.!%*_+`'~]+"
+	hostForm  = `(?:[A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,39}\])`
+	portForm  = `(?::[1-9][0-9]{0,3})?`
+	paramForm = `(?: ?;` + tokenForm + `(?:=` + tokenForm + `)?)*`
+	uriForm   = `sips?:(?:[-A-Za-z0-9_.!~*'()&=+$,;?/%]+(?::[-A-Za-z0-9_.!~*'()&=+$,%]*)?@)?` + hostForm + portForm +
+		`(?:;` + tokenForm + `(?:=` + tokenForm + `)?)*`
+	nameForm   = `(?:(?:` + tokenForm + ` )*|"[^"\\\x00-\x1f\x7f]*" ?)<` + uriForm + `>`
+	sentByForm = `SIP/2\.0/` + tokenForm + ` ` + hostForm + portForm + paramForm
+)
+
+var (
+	validList = regexp.MustCompile(`^` + nameForm + paramForm + `(?:, ?` + nameForm + paramForm + `)*$`)
+	folds     = regexp.MustCompile(`[ \t]*\r\n[ \t]+`)
+	validVias = regexp.MustCompile(`^` + sentByForm + `(?:, ?` + sentByForm + `)*$`)
+)
+
+// unfoldedHead is start line and headers without folds.
+func unfoldedHead(data []byte) string {
+	head, _, _ := bytes.Cut(data, []byte("\r\n\r\n"))
+	return folds.ReplaceAllString(string(head), " ")
+}
+
+// validField tells whether all header fields of a name, or its compact form, are of a form.
+func validField(head, name, compact string, form *regexp.Regexp) bool {
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		key, value, _ := strings.Cut(line, ":")
+		key = strings.TrimSpace(key)
+		if (strings.EqualFold(key, name) || strings.EqualFold(key, compact)) && !form.MatchString(strings.TrimSpace(value)) {
+			return false
+		}
+	}
+	return true
+}
+
+// The messages of RFC 3665 are compared with all their addresses.
+func TestOracleCompares(t *testing.T) {
+	compared := map[string]int{}
+	for _, x := range corpus(t, "rfc3665") {
+		head := unfoldedHead(x.data)
+		for name, form := range map[string]*regexp.Regexp{"From": validList, "To": validList, "Via": validVias} {
+			if validField(head, name, "", form) {
+				compared[name]++
+			}
+		}
+	}
+	for _, name := range []string{"From", "To", "Via"} {
+		if compared[name] < 150 {
+			t.Errorf("%s of %d messages only", name, compared[name])
+		}
+	}
+}
+
+// addresses compares all hosts and ports, and the tags, of fields that are valid.
+func (w *differences) addresses(m *message, data []byte, theirs sipgo.Message) {
+	head := unfoldedHead(data)
+	for _, f := range []struct {
+		name, compact string
+		kind          kind
+		form          *regexp.Regexp
+	}{
+		{"From", "f", from, validList}, {"To", "t", to, validList}, {"Contact", "m", contactURI, validList},
+		{"Route", "", route, validList}, {"Record-Route", "", recordRoute, validList}, {"Via", "v", via, validVias},
+	} {
+		if !validField(head, f.name, f.compact, f.form) {
+			continue
+		}
+		var here, there []string
+		for i := range m.places {
+			if p := &m.places[i]; p.kind == f.kind {
+				here = append(here, string(p.host.of(data))+" "+strconv.Itoa(int(p.addr.Port())))
+			}
+		}
+		for _, h := range theirs.GetHeaders(f.name) {
+			host, port := "", 0
+			switch h := h.(type) {
+			case *sipgo.FromHeader:
+				host, port = h.Address.Host, h.Address.Port
+				tag, _ := h.Params.Get("tag")
+				w.same("tag of From", string(m.fromTag.of(data)), strings.TrimSpace(tag))
+			case *sipgo.ToHeader:
+				host, port = h.Address.Host, h.Address.Port
+				tag, _ := h.Params.Get("tag")
+				w.same("tag of To", string(m.toTag.of(data)), strings.TrimSpace(tag))
+			case *sipgo.ContactHeader:
+				host, port = h.Address.Host, h.Address.Port
+			case *sipgo.RouteHeader:
+				host, port = h.Address.Host, h.Address.Port
+			case *sipgo.RecordRouteHeader:
+				host, port = h.Address.Host, h.Address.Port
+			case *sipgo.ViaHeader:
+				host, port = h.Host, h.Port
+			}
+			there = append(there, strings.Trim(host, "[]")+" "+strconv.Itoa(port))
+		}
+		w.same(f.name, strings.Join(here, ", "), strings.Join(there, ", "))
+	}
 }
 
 // valid tells whether a message that sipgo has read is one by the grammar, as far as it is compared.
@@ -91,17 +195,18 @@ func valid(m sipgo.Message, data []byte) bool {
 	return false
 }
 
-// plain tells whether b is text of which every reader sees the same lines and words: CR and LF stand together only, and
-// there is no white space but SP and HTAB.
+// plain tells whether b is text of which every reader sees the same lines and words: CR stands before LF only, LF
+// behind CR only or before the white space of a fold, and white space is SP and HTAB.
 func plain(b []byte) bool {
 	for i, c := range b {
 		switch {
-		case c == '\r' && i+1 < len(b) && b[i+1] == '\n', c == '\n' && i > 0 && b[i-1] == '\r', c == '\t':
-		case c < ' ' || c >= 0x7f:
+		case c == '\r' && i+1 < len(b) && b[i+1] == '\n', c == '\n' && i > 0 && b[i-1] == '\r':
+		case c == '\n' && i > 0 && b[i-1] != '\n' && i+1 < len(b) && (b[i+1] == ' ' || b[i+1] == '\t'):
+		case c == '\r', c == '\n', c == '\v', c == '\f', c == 0:
 			return false
 		}
 	}
-	return true
+	return bytes.IndexFunc(b, func(r rune) bool { return r >= 0x80 && unicode.IsSpace(r) }) < 0
 }
 
 func token(s string) bool {
@@ -177,7 +282,8 @@ m=video 0 RTP/AVP 31
 
 func differsFromPion(data []byte) string {
 	var theirs sdp.SessionDescription
-	if !plain(data) || bytes.IndexByte(data, '\t') >= 0 || theirs.Unmarshal(data) != nil { // words are apart by SP alone
+	lines := bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))                                                                           // either end of a line will do
+	if !plain(bytes.ReplaceAll(lines, []byte("\n"), []byte("\r\n"))) || bytes.IndexByte(data, '\t') >= 0 || theirs.Unmarshal(data) != nil { // words are apart by SP alone
 		return ""
 	}
 	var m message
