@@ -266,7 +266,11 @@ func (d *description) originLine(s *scanner) {
 
 func (d *description) connectionLine(s *scanner) {
 	at := len(d.m.places)
-	d.newPlace(connection).hostLine(s)
+	p := d.newPlace(connection)
+	p.hostLine(s)
+	if p.host.empty() {
+		return
+	}
 	if d.current < 0 {
 		if d.body().connection < 0 {
 			d.body().connection = at
