@@ -51,9 +51,12 @@ func heard(t *testing.T, ns *netnstest.NS) (packets, ports int) {
 
 var transports = []helpers.Transport{helpers.UDP, helpers.TCP}
 
-// expectations counts those in the firewall's kernel.
-func (s *site) expectations() int {
-	return strings.Count(s.firewall.Run("conntrack", "-L", "expect"), "mask-src=")
+// expectations counts those in the firewall's kernel. Without a family conntrack lists those of IPv4.
+func (s *site) expectations() (n int) {
+	for _, f := range families {
+		n += strings.Count(s.firewall.Run("conntrack", "-L", "expect", "-f", string(f)), "mask-src=")
+	}
+	return n
 }
 
 // TestCalls: sipp calls sipp, over UDP and TCP, IPv4 and IPv6, behind each NAT: without the daemon no packet of the media
