@@ -194,7 +194,7 @@ func (p *party) register(host netip.Addr, keeper *net.UDPConn, seconds int) (g *
 	g.answers(h323test.V{"gatekeeperConfirm": h323test.V{"requestSeqNum": 1, "rasAddress": end(g.keeper)}})
 	m := g.asks(h323test.V{"registrationRequest": h323test.V{
 		"requestSeqNum": 2, "rasAddress": []any{end(g.endpoint)}, "timeToLive": seconds,
-		"keepAlive": false, // as real ones say: the kernel's helper does not read one that ends with timeToLive
+		"keepAlive":         false, // as real ones say: the kernel's helper does not read one that ends with timeToLive
 		"callSignalAddress": []any{netip.AddrPortFrom(p.addr, endpointPort)},
 	}})
 	registered = address(t, m, h323wire.CallSignalAddress, 0)
