@@ -266,6 +266,14 @@ var styles = []style{
 	}},
 }
 
+// someStyles are the usual ones where time is short; each of the others is run once there.
+func someStyles() []style {
+	if *onlyPairs {
+		return styles[:3]
+	}
+	return styles
+}
+
 // brief is how long something is waited for that should not come.
 const brief = 20 * time.Millisecond
 
