@@ -133,7 +133,7 @@ func (s *ras) message(in *inspection) {
 		s.withdraw(in, func(r *registration) bool { return r.leaves == other && r.sequence == m.Sequence })
 		in.seeMessage(0)
 	case wire.AdmissionReject, wire.LocationReject:
-		s.end(in, func(r *request) bool { return r.from == other && r.sequence == m.Sequence })
+		s.end(in, func(r *request) bool { return r.kind == question(m.Kind) && r.from == other && r.sequence == m.Sequence })
 		in.seeMessage(0)
 	case wire.DisengageRequest:
 		s.end(in, func(r *request) bool {
@@ -178,22 +178,27 @@ func (s *ras) find(from netip.Addr, sequence uint16, kind wire.Kind) *request {
 	return &s.requests[i]
 }
 
-// questions are what confirmations answer.
-var questions = map[wire.Kind]wire.Kind{
-	wire.GatekeeperConfirm: wire.GatekeeperRequest,
-	wire.AdmissionConfirm:  wire.AdmissionRequest,
-	wire.LocationConfirm:   wire.LocationRequest,
+// question is what a confirmation or rejection answers.
+func question(answer wire.Kind) wire.Kind {
+	switch answer {
+	case wire.GatekeeperConfirm:
+		return wire.GatekeeperRequest
+	case wire.AdmissionConfirm, wire.AdmissionReject:
+		return wire.AdmissionRequest
+	}
+	return wire.LocationRequest
 }
 
 // lead announces where a confirmation leads: to call signalling, or to the gatekeeper's RAS address.
 func (s *ras) lead(in *inspection, asker netip.Addr) {
 	m := &in.desk.message
-	r := s.find(asker, m.Sequence, questions[m.Kind])
+	r := s.find(asker, m.Sequence, question(m.Kind))
 	if r == nil && in.seg.Flow.Late { // it may have been asked before we came
-		r = s.ask(&wire.Message{Kind: questions[m.Kind], Sequence: m.Sequence}, asker)
+		r = s.ask(&wire.Message{Kind: question(m.Kind), Sequence: m.Sequence}, asker)
 	}
 	if r == nil {
 		in.fail(0, errUnasked)
+		in.seeMessage(0)
 		return
 	}
 	for i := range m.Addresses {

@@ -54,12 +54,8 @@ func (s *signalling) Inspect(seg *helpers.Segment, out *helpers.Result) error {
 func (s *signalling) message(in *inspection, base int, payload []byte) bool {
 	m := &in.desk.message
 	if err := wire.ReadSignalling(payload, m); err != nil {
-		if errors.Is(err, wire.ErrProtocol) {
-			in.failAt(base, err)
-			return false
-		}
 		in.failAt(base, err)
-		return true
+		return !errors.Is(err, wire.ErrProtocol)
 	}
 	c := s.call(in, m)
 	if c == nil {
