@@ -28,10 +28,10 @@ var (
 type ras struct {
 	all           *shared
 	desk          *desk
-	hosts         [2]netip.Addr // that have spoken RAS
-	requests      []request     // oldest first
-	registrations []registration
-	last          uint32 // Group.ID
+	hosts         [2]netip.Addr  // that have spoken RAS
+	requests      []request      // oldest first
+	registrations []registration // the one asked for last is the last
+	last          uint32         // Group.ID
 	steps         int
 }
 
@@ -133,7 +133,9 @@ func (s *ras) message(in *inspection) {
 		s.withdraw(in, func(r *registration) bool { return r.leaves == other && r.sequence == m.Sequence })
 		in.seeMessage(0)
 	case wire.AdmissionReject, wire.LocationReject:
-		s.end(in, func(r *request) bool { return r.kind == question(m.Kind) && r.from == other && r.sequence == m.Sequence })
+		s.end(in, func(r *request) bool {
+			return r.kind == question(m.Kind) && r.from == other && r.sequence == m.Sequence
+		})
 		in.seeMessage(0)
 	case wire.DisengageRequest:
 		s.end(in, func(r *request) bool {
@@ -283,26 +285,32 @@ func (s *ras) renew(r *registration, m *wire.Message) {
 	}
 }
 
-// registration finds or makes one for a request; nil: there are too many.
+// registration finds or makes one for a request; nil: the request has too many. What is over or replaced need not have been
+// withdrawn: of too many the one goes that was not confirmed, or not asked for, for the longest time.
 func (s *ras) registration(owner netip.Addr, end netip.AddrPort, transport helpers.Transport, sequence uint16) *registration {
+	made := registration{owner: owner, end: end, transport: transport, sequence: sequence}
 	i := slices.IndexFunc(s.registrations, func(r registration) bool {
 		return r.owner == owner && r.end == end && r.transport == transport
 	})
 	if i >= 0 {
-		return &s.registrations[i]
+		made = s.registrations[i]
+	} else {
+		made.group = s.next()
 	}
-	if len(s.registrations) == maxRegistrations {
-		i := slices.IndexFunc(s.registrations, func(r registration) bool {
-			return !r.confirmed && (r.owner != owner || r.sequence != sequence)
-		})
+	if i < 0 && len(s.registrations) == maxRegistrations {
+		earlier := func(r registration) bool { return r.owner != owner || r.sequence != sequence }
+		i = slices.IndexFunc(s.registrations, func(r registration) bool { return !r.confirmed && earlier(r) })
+		if i < 0 {
+			i = slices.IndexFunc(s.registrations, earlier)
+		}
 		if i < 0 {
 			return nil
 		}
+	}
+	if i >= 0 {
 		s.registrations = slices.Delete(s.registrations, i, i+1)
 	}
-	s.registrations = append(s.registrations, registration{
-		group: s.next(), owner: owner, end: end, transport: transport, sequence: sequence,
-	})
+	s.registrations = append(s.registrations, made)
 	return &s.registrations[len(s.registrations)-1]
 }
 
