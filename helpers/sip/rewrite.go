@@ -106,7 +106,7 @@ func (e *editor) rewrite() []helpers.Edit {
 				e.uri(p)
 			}
 		case origin:
-			if to, ok := e.origin(p); ok {
+			if to, ok := e.origin(i); ok {
 				e.host(p, to)
 			}
 		case connection:
@@ -236,9 +236,16 @@ func (e *editor) described(p *place) (netip.AddrPort, bool) {
 
 // connected is the address for a c= line, which is that of the first of its streams; false: what is there.
 func (e *editor) connected(line int) (netip.Addr, bool) {
-	used := false
-	for i := range e.media {
-		if m := &e.media[i]; m.connection == line && e.places[m.line].addr.Port() != 0 {
+	p, used := &e.places[line], false
+	streams := e.media
+	switch {
+	case p.media >= 0:
+		streams = e.media[p.media : p.media+1]
+	case e.bodies[p.body].connection != line: // one too many
+		streams = nil
+	}
+	for i := range streams {
+		if m := &streams[i]; m.connection == line && e.places[m.line].addr.Port() != 0 {
 			if to, ok := e.described(&e.places[m.line]); ok {
 				return to.Addr(), true
 			}
@@ -248,7 +255,7 @@ func (e *editor) connected(line int) (netip.Addr, bool) {
 	if used {
 		return netip.Addr{}, false
 	}
-	return e.own(&e.places[line])
+	return e.own(p)
 }
 
 // own translates the sender's address where it is not that of a stream.
@@ -261,10 +268,14 @@ func (e *editor) own(p *place) (netip.Addr, bool) {
 	return to.Addr(), ok
 }
 
-// origin is the address for an o= line: that of the c= line that says the same.
-func (e *editor) origin(p *place) (netip.Addr, bool) {
-	for i := range e.places {
-		if c := &e.places[i]; c.kind == connection && c.body == p.body && c.addr.Addr() == p.addr.Addr() {
+// origin is the address for an o= line: that of the c= line behind it that says the same.
+func (e *editor) origin(line int) (netip.Addr, bool) {
+	p := &e.places[line]
+	if e.bodies[p.body].origin != line { // one too many
+		return e.own(p)
+	}
+	for i := line; i < len(e.places) && e.places[i].body == p.body; i++ {
+		if c := &e.places[i]; c.kind == connection && c.addr.Addr() == p.addr.Addr() {
 			return e.connected(i)
 		}
 	}

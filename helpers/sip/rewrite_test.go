@@ -223,3 +223,41 @@ Content-Type: text/plain
 		})
 	}
 }
+
+// asked counts what a NAT is asked for.
+type asked struct{ times int }
+
+func (n *asked) At(int) (netip.AddrPort, bool) {
+	n.times++
+	return netip.AddrPort{}, false
+}
+
+func (n *asked) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
+	n.times++
+	return a, false
+}
+
+// However a description is made, the NAT is asked a few times for each of its addresses: it has to look them up.
+func TestRewriteIsLinear(t *testing.T) {
+	repeat := strings.Repeat
+	const many = 160
+	for name, body := range map[string]string{
+		"origins":    repeat("o=a 1 1 IN IP4 10.0.0.2\n", many) + "c=IN IP4 10.0.0.2\n" + repeat("m=a 4000 x\n", many),
+		"lines":      repeat("c=IN IP4 10.0.0.2\n", many) + repeat("m=a 4000 x\n", many),
+		"streams":    repeat("m=a 4000 x\nc=IN IP4 10.0.0.2\n", many),
+		"candidates": "c=IN IP4 10.0.0.2\nm=a 4000 x\n" + repeat("a=candidate:1 1 UDP 1 10.0.0.2 4000 typ host\n", many),
+		"own":        "o=a 1 1 IN IP4 10.0.0.1\n" + repeat("c=IN IP4 10.0.0.1\n", many) + repeat("m=a 4000 x\n", many),
+	} {
+		data := withBody("INVITE sip:b@b SIP/2.0\nf: <sip:a@a>\nt: <sip:b@b>\ni: a\nCSeq: 1 INVITE\nc: application/sdp\n", body)
+		var m message
+		if err := m.parse(data, 0); err != nil {
+			t.Fatal(name, err)
+		}
+		nat := &asked{}
+		e := editor{message: &m, seg: &helpers.Segment{Flow: &snatFlow, Data: data}, nat: nat, sender: &names{}}
+		e.rewrite()
+		if most := 4 * len(m.places); nat.times > most || nat.times == 0 {
+			t.Errorf("%s: asked %d times for %d addresses", name, nat.times, len(m.places))
+		}
+	}
+}
