@@ -194,23 +194,3 @@ func pcap(frames []drawn) []byte {
 	}
 	return out
 }
-
-// BenchmarkTshark has tshark read the Setup of BenchmarkSetup, many times; its start counts too.
-func BenchmarkTshark(b *testing.B) {
-	if _, err := exec.LookPath("tshark"); err != nil {
-		b.Skip("needs tshark")
-	}
-	const copies = 5000
-	file := filepath.Join(b.TempDir(), "setup.pcap")
-	frames := slices.Repeat([]drawn{{typ: "H323-UserInformation", b: setup()}}, copies)
-	if err := os.WriteFile(file, pcap(frames), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		out, err := exec.Command("tshark", "-r", file, "-T", "fields", "-e", "h245.tsapIdentifier").Output()
-		if n := bytes.Count(out, []byte("5000,5001")); err != nil || n != 3*copies {
-			b.Fatalf("%v: %d channels of %d messages", err, n, copies)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*copies), "ns/message")
-}
