@@ -14,7 +14,9 @@ import (
 	"github.com/cthelperd/cthelperd/pcaps"
 )
 
-var recordTo = flag.String("record", "", "folder for the captures of TestH323Pairs/kernel")
+var recordTo = flag.String("record", "", "folder for the captures of TestH323Pairs/kernel and TestSIPRecorded")
+
+const h323Control = "tcp or udp port 1719" // in tcpdump's words
 
 // kernelHelpers are the kernel's own parsers in the place of the daemon.
 const kernelHelpers = `table inet kernel {
@@ -49,7 +51,7 @@ func TestH323Pairs(t *testing.T) {
 					folder = *recordTo
 				}
 				inside := filepath.Join(folder, "h323-"+name+".inside.pcap")
-				stop := []func(){recordAt(t, s.client, "c", inside), recordAt(t, s.server, "s", pcaps.Other(inside))}
+				stop := []func(){recordAt(t, s.client, "c", inside, h323Control), recordAt(t, s.server, "s", pcaps.Other(inside), h323Control)}
 				h323Pair(t, s, styles[i])
 				for _, f := range stop {
 					f()
@@ -100,10 +102,10 @@ func h323Pair(t *testing.T, s *site, st style) {
 }
 
 // recordAt records what a device sees; stop ends that.
-func recordAt(t *testing.T, ns *netnstest.NS, device, file string) (stop func()) {
+func recordAt(t *testing.T, ns *netnstest.NS, device, file, filter string) (stop func()) {
 	t.Helper()
 	p := start(t, ns, "tcpdump", "-i", device, "--immediate-mode", "-U", "-s", "2000", "-B", strconv.Itoa(4096), "-Z", "root",
-		"-w", file, "tcp or udp port 1719")
+		"-w", file, filter)
 	p.says("listening on", 1)
 	return func() {
 		t.Helper()
