@@ -3,6 +3,7 @@ package cli
 import (
 	stdcontext "context"
 	"errors"
+	"os"
 	"os/signal"
 	"strings"
 	"time"
@@ -62,7 +63,7 @@ func (watchCommand) Help() string {
 	return `A line OVERRUN says that events were lost here, and how many; after it comes what is in the table (PRESENT), up to
 SYNCED: what was known before and is not among it is gone.
 
-SIGINT and SIGTERM end it; programs of --exec that run come to their end. The second signal kills them.
+SIGINT and SIGTERM end it; programs of --exec come to their end first. The second signal kills them.
 
 Examples:
   cthelper watch -e NEW,DESTROY -p tcp -o timestamp
@@ -100,16 +101,31 @@ func (w *watchCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	until, stop := signal.NotifyContext(stdcontext.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	err = w.follow(until, watcher, p, run)
-	if run != nil { // the programs come to their end, unless there is another signal
-		again, stop := signal.NotifyContext(stdcontext.Background(), unix.SIGINT, unix.SIGTERM)
-		defer stop()
-		defer stdcontext.AfterFunc(again, run.Kill)()
-		err = errors.Join(err, run.Wait())
+	until, end := stdcontext.WithCancel(stdcontext.Background())
+	defer end()
+	defer onSignals(end, run.Kill)()
+	return errors.Join(w.follow(until, watcher, p, run), run.Wait(), s.judged())
+}
+
+// onSignals does something at each SIGINT or SIGTERM, in turn, until stop is called.
+func onSignals(all ...func()) (stop func()) {
+	signals := make(chan os.Signal, len(all))
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	ended := make(chan struct{})
+	go func() {
+		for _, do := range all {
+			select {
+			case <-signals:
+				do()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(ended)
 	}
-	return errors.Join(err, s.judged())
 }
 
 // silent says of which connections the kernel does not tell.
@@ -130,7 +146,7 @@ func (w *watchCommand) follow(until stdcontext.Context, watcher *flows.Watcher, 
 			return errors.Join(err, p.End())
 		}
 		if run != nil && e.Kind != flows.Synced {
-			run.Start(until, e)
+			run.Start(e)
 		}
 		if run == nil || e.Kind == flows.Overrun {
 			if err := p.Event(e); err != nil {

@@ -61,13 +61,13 @@ func New(text string, o Options) (*Runner, error) {
 	return r, nil
 }
 
-// Start runs the program for e. It waits while as many run as may, or until somebody has had enough.
-func (r *Runner) Start(until context.Context, e *flows.Event) {
+// Start runs the program for e. It waits while as many run as may.
+func (r *Runner) Start(e *flows.Event) {
 	input := format.JSONEvent(nil, e, r.o.Labels, time.Now())
 	environment := append(os.Environ(), Environment(e, r.o.Labels, time.Now())...)
 	select {
 	case r.slots <- struct{}{}:
-	case <-until.Done():
+	case <-r.ended.Done():
 		return
 	}
 	r.running.Go(func() {
@@ -116,11 +116,18 @@ func (b *beginning) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Kill ends the programs that run.
-func (r *Runner) Kill() { r.kill() }
+// Kill ends the programs that run, and starts none any more.
+func (r *Runner) Kill() {
+	if r != nil {
+		r.kill()
+	}
+}
 
 // Wait waits for the programs that run. The error says how many failed, and why the first one did.
 func (r *Runner) Wait() error {
+	if r == nil {
+		return nil
+	}
 	r.running.Wait()
 	r.kill() // the context's timers
 	if r.failed == 0 {
