@@ -91,7 +91,7 @@ func TestCounterparts(t *testing.T) {
 		ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
 		ns.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
 		ns.Sysctl("net.netfilter.nf_conntrack_events", "1") // also of what began before somebody watched
-		ns.Run("nft", "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct label set 1")
+		useLabels(ns)
 	}
 	run := func(ns *netnstest.NS, command string) (code int, printed, left []string) {
 		if strings.Contains(command, " -E") || strings.Contains(command, " watch") {

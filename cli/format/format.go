@@ -5,8 +5,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -130,6 +128,7 @@ type Printer struct {
 	w     *bufio.Writer
 	line  []byte
 	table *table
+	cause cause
 }
 
 // New begins an output. End must be called.
@@ -161,9 +160,9 @@ func (p *Printer) Event(e *flows.Event) error {
 	case Table:
 		return p.table.add(p.w, e, now)
 	case Conntrack:
-		b = caused(p.conntrack(b, e, now), e)
+		b = p.caused(p.conntrack(b, e, now), e)
 	case XML:
-		b = caused(p.appendXML(b, e, now), e)
+		b = p.caused(p.appendXML(b, e, now), e)
 	case Save:
 		b = save(b, e, p.o.Names, true)
 	case Conntrack + "," + Save:
@@ -211,18 +210,6 @@ func (p *Printer) conntrack(b []byte, e *flows.Event, now time.Time) []byte {
 		o.Labels = p.label
 	}
 	return e.Flow.AppendFormat(b, o)
-}
-
-// caused says which program caused an event, as conntrack(8): it takes the netlink port for a process id.
-func caused(b []byte, e *flows.Event) []byte {
-	if e.Port == 0 || len(b) == 0 {
-		return b
-	}
-	b = fmt.Appendf(b, " [USERSPACE] portid=%d", e.Port)
-	if program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", e.Port)); err == nil {
-		b = append(append(b, " progname="...), caret.Plain(filepath.Base(program))...)
-	}
-	return b
 }
 
 // label is the name that conntrack(8) shows: none for a label without a name.

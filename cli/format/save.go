@@ -138,15 +138,14 @@ func saveTag(tag uint32) uint64 {
 	return uint64(binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, tag)))
 }
 
-// savePorts leaves out ports that are zero, as conntrack(8) does.
+// savePorts leaves out what a kernel that does not know the protocol leaves out: then all four are zero. Keys of GRE may be.
 func savePorts(b []byte, f *flows.Flow, src, dst, replySrc, replyDst string) []byte {
-	for _, x := range []struct {
-		option string
-		port   uint16
-	}{{src, f.Orig.Src.Port()}, {dst, f.Orig.Dst.Port()}, {replySrc, f.Reply.Src.Port()}, {replyDst, f.Reply.Dst.Port()}} {
-		if x.port != 0 {
-			b = saveNumber(b, x.option, uint64(x.port))
-		}
+	ports := [4]uint16{f.Orig.Src.Port(), f.Orig.Dst.Port(), f.Reply.Src.Port(), f.Reply.Dst.Port()}
+	if ports == [4]uint16{} && f.Transport != unix.IPPROTO_GRE {
+		return b
+	}
+	for i, option := range []string{src, dst, replySrc, replyDst} {
+		b = saveNumber(b, option, uint64(ports[i]))
 	}
 	return b
 }
