@@ -145,6 +145,9 @@ func (m *Match) addresses(c *conditions) error {
 		{&m.ReplySrc, netip.Addr{}, "reply.src"}, {&m.ReplyDst, netip.Addr{}, "reply.dst"},
 	} {
 		a := *x.address
+		if m.Family.IsSet() && a.IsSet() && a.First.Is4() != (m.Family.Name == "ipv4") {
+			return &caret.Error{Text: a.First.String(), Message: "is no address of " + m.Family.Name}
+		}
 		if x.mask.IsValid() {
 			if !a.IsSet() || a.Mask.IsValid() || a.First != a.Last || a.First.BitLen() != x.mask.BitLen() {
 				return &caret.Error{Text: x.mask.String(), Message: "a mask needs one address of its family: --src or --dst"}
