@@ -318,6 +318,15 @@ func TestUpdate(t *testing.T) {
 				t.Errorf("%s: status %x", f, f.Status)
 			}
 		}
+		// What is believed of its status is out of date: nothing of that is taken away.
+		stale := plain(helpers.TCP, "192.0.2.1:1001", "198.51.100.1:22")
+		stale.Has, stale.Status = flows.HasStatus, flows.StatusConfirmed
+		if err := table.Update(&stale, &flows.Change{Status: flows.StatusFixedTimeout}); err != nil {
+			t.Errorf("stale: %v", err)
+		}
+		if got, err := table.Get(stale.Transport, stale.Orig, 0); err != nil || got.Status&c.Status != c.Status {
+			t.Errorf("stale: %+v, %v", got, err)
+		}
 		gone := numbered(77)
 		if err := table.Update(&gone, &c); !errors.Is(err, flows.ErrNotFound) {
 			t.Errorf("error %v, want ErrNotFound", err)

@@ -70,7 +70,7 @@ func TestWatch(t *testing.T) {
 func TestOverrun(t *testing.T) {
 	const all, left = 20000, 500
 	withTable(t, func(table *flows.Table) error {
-		w, err := flows.Watch(flows.Watching{Buffer: 64 << 10})
+		w, err := flows.Watch(flows.Watching{Buffer: 2 << 20}) // more than All takes at once
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package nfnl
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"testing"
@@ -292,5 +293,21 @@ func BenchmarkParse(b *testing.B) {
 		if err := c.Parse(wire); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestAnsweredOnce: of two answers to a message the first counts.
+func TestAnsweredOnce(t *testing.T) {
+	var answers []byte
+	for _, code := range []int32{-int32(unix.EBUSY), 0} {
+		m := binary.NativeEndian.AppendUint32(nil, 20)
+		m = binary.NativeEndian.AppendUint16(m, unix.NLMSG_ERROR)
+		m = append(m, make([]byte, 10)...) // flags, sequence number 0, port
+		answers = append(answers, binary.NativeEndian.AppendUint32(m, uint32(code))...)
+	}
+	b := Batch{ops: []op{{name: "ask"}}}
+	b.take(b.ops, 0, answers, true)
+	if b.Errno(0) != unix.EBUSY {
+		t.Errorf("answer %v, want EBUSY", b.Errno(0))
 	}
 }
