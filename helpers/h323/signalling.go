@@ -126,12 +126,12 @@ func (s *signalling) addresses(in *inspection, base int, c *call) {
 			continue
 		}
 		x := helpers.Expectation{Transport: helpers.TCP, Owner: in.seg.Dir, From: netip.AddrPortFrom(in.reader(), 0)}
-		switch a.Field {
-		case wire.H245Address:
+		switch {
+		case a.Field == wire.H245Address:
 			x.Class, x.Helper, x.Note = classControl, nameControl, "H.245"
 			x.Group = helpers.Group{ID: c.id, Part: flowBase(in.seg.Flow.ID) + partControl}
 			x.Relayed = !in.own(a.Addr.Addr())
-		case wire.AlternativeAddress, wire.AlternativeAliasAddress:
+		case in.seg.Dir != c.caller && (a.Field == wire.AlternativeAddress || a.Field == wire.AlternativeAliasAddress):
 			// The caller ends this call before it makes the other one: so of no group, and lasting.
 			x.Class, x.Helper, x.Note, x.Lasting = classForward, nameSignalling, "forwarded", true
 		}
