@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -66,9 +67,12 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...
 		parser.Stdout = stderr
 	}
 	parsed, err := parser.Parse(args)
+	var unwritten *fs.PathError
 	switch {
 	case done:
 		return c.code
+	case errors.As(err, &unwritten): // the help
+		return c.fail(exitFailed, err)
 	case err != nil:
 		return c.usage(args, err)
 	}

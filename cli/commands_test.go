@@ -105,6 +105,8 @@ func TestCommands(t *testing.T) {
 			0, "1\n", "updated 1, deleted 1"},
 		{"cthelper restore /nonexistent", 1, "", "no such file"},
 		{"cthelper flush; cthelper count", 0, "0\n", "has been emptied"},
+		{"cthelper --help > /dev/full", 1, "", "no space left on device"},
+		{"cthelper list > /dev/full", 1, "", "no space left on device"},
 		{"cthelper flush --dry-run; cthelper count", 0, "6\n", "would delete 6 connections"},
 		{"cthelper stats", 0, "entries|insert_failed", ""},
 		{"cthelper stats -o json", 0, `{"entries":6,"max":|"cpus":[{"cpu":0,"found":`, ""},
