@@ -77,7 +77,7 @@ var (
 // What error numbers mean of a new entry, and of a change.
 var (
 	refusedCreation = map[unix.Errno]error{unix.EINVAL: errCreate, unix.ENOENT: errNoMaster, unix.EOPNOTSUPP: errNoHelper}
-	refusedChange   = map[unix.Errno]error{unix.EOPNOTSUPP: errHelper, unix.ENOSPC: ErrNoLabels}
+	refusedChange   = map[unix.Errno]error{unix.EOPNOTSUPP: errHelper, unix.ENOSPC: ErrNoLabels, unix.EBUSY: ErrBusy}
 )
 
 // Update changes the entry that f names by Transport, Orig and Zone. ErrNotFound: there is none.
@@ -121,7 +121,7 @@ func change(b *nfnl.Batch, f *Flow, c *Change) {
 func (t *Table) Delete(f *Flow) error {
 	b := t.conn.Begin()
 	remove(b, f)
-	return refused(b.Do(), f, nil)
+	return refused(b.Do(), f, refusedChange)
 }
 
 func remove(b *nfnl.Batch, f *Flow) {

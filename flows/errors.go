@@ -106,7 +106,6 @@ func explain(err error, entry string, reasons map[unix.Errno]error) error {
 var common = map[unix.Errno]error{
 	unix.ENOENT:     ErrNotFound,
 	unix.EEXIST:     ErrExists,
-	unix.EBUSY:      ErrBusy,
 	unix.ENOMEM:     ErrFull,
 	unix.EPERM:      ErrPermission,
 	unix.EOPNOTSUPP: ErrUnsupported,
