@@ -3,6 +3,7 @@ package e2e
 import (
 	"flag"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,6 +43,7 @@ func TestH323Pairs(t *testing.T) {
 				t.Parallel()
 				s := newSiteWith(t, masquerade, rasControl, nil)
 				if how == "kernel" {
+					_ = exec.Command("modprobe", "-q", "nf_nat_h323").Run() // it may be in the kernel
 					s.firewall.Run("nft", kernelHelpers)
 				} else {
 					s.daemon("--config", s.config("policy: {limits: {rate: 1000}}\n"))

@@ -17,16 +17,17 @@ import (
 )
 
 // TestCaptures finds in captures of H.323 what tshark finds there: those that the project makes and has recorded, and those
-// of $CTHELPER_PCAPS.
+// of $CTHELPER_PCAPS. In the latter tshark may not know what a connection is, and find less.
 func TestCaptures(t *testing.T) {
 	if _, err := exec.LookPath("tshark"); err != nil && testing.Short() {
 		t.Skip("needs tshark")
 	}
 	folders := []string{"../../../pcaps/made/h323-*", "../../../pcaps/recorded/h323-*"}
+	own := len(folders)
 	if folder := os.Getenv(pcaps.Variable); folder != "" {
 		folders = append(folders, filepath.Join(folder, "h323", "*"))
 	}
-	for _, folder := range folders {
+	for i, folder := range folders {
 		files := []string{}
 		for _, kind := range []string{".pcap", ".pcapng"} {
 			more, err := filepath.Glob(folder + kind)
@@ -35,17 +36,20 @@ func TestCaptures(t *testing.T) {
 			}
 			files = append(files, more...)
 		}
-		if len(files) == 0 {
+		if len(files) == 0 && i < own {
 			t.Fatalf("no captures in %s", folder)
 		}
 		for _, file := range files {
 			t.Run(filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
 				judged := show(t, file)
 				total := 0
 				for number, got := range captured(t, file, judged) {
 					slices.Sort(got)
-					if !slices.Equal(got, judged[number].addresses) {
-						t.Errorf("frame %d: read %v, tshark shows %v", number, got, judged[number].addresses)
+					want := judged[number].addresses
+					missing := slices.ContainsFunc(want, func(a found) bool { return !slices.Contains(got, a) })
+					if missing || i < own && len(got) != len(want) {
+						t.Errorf("frame %d: read %v, tshark shows %v", number, got, want)
 					}
 					total += len(got)
 					delete(judged, number)
@@ -56,7 +60,7 @@ func TestCaptures(t *testing.T) {
 					}
 				}
 				t.Logf("%d addresses", total)
-				if total == 0 {
+				if total == 0 && i < own {
 					t.Error("no address")
 				}
 			})
