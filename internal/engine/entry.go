@@ -45,9 +45,10 @@ type entry struct {
 	timer                                    timer
 }
 
-// insert makes an entry of x, with a name of its own.
-func (e *Engine) insert(x entry) *entry {
-	n := &x
+// insert makes an entry like x, with a name of its own.
+func (e *Engine) insert(x *entry) *entry {
+	n := new(entry)
+	*n = *x
 	n.timer.entry = n
 	e.last.Expectation++
 	n.id = expect.ID(e.last.Expectation)

@@ -16,9 +16,13 @@ func (e *Engine) tell(ev Event) {
 
 // tellEntry records an event about an expectation.
 func (e *Engine) tellEntry(kind EventKind, x *entry, reason Reason) {
-	ev := x.event()
-	ev.Kind, ev.Reason = kind, reason
-	e.tell(ev)
+	if e.record == nil {
+		return
+	}
+	e.event = x.event()
+	e.event.Kind, e.event.Reason = kind, reason
+	e.event.Packet, e.event.Time = e.cause.packet, e.cause.time
+	e.record(&e.event)
 }
 
 func (x *entry) event() Event {

@@ -117,8 +117,9 @@ type sides struct {
 	initiator     netip.AddrPort // the same, on his own side
 }
 
-func (f *flow) sides(owner helpers.Dir) sides {
-	orig, reply := f.orig(), f.reply()
+func (f *flow) sides(owner helpers.Dir) sides { return sidesOf(f.orig(), f.reply(), owner) }
+
+func sidesOf(orig, reply helpers.Tuple, owner helpers.Dir) sides {
 	if owner == helpers.Original {
 		return sides{real: orig.Src, outside: reply.Dst, peer: orig.Dst, initiator: reply.Src}
 	}
@@ -144,12 +145,12 @@ type plan struct {
 func (e *Engine) judge(j *job, i int) plan {
 	f, said := j.flow, &j.out.Expect[i]
 	s := f.session
-	owner := f.sides(said.Owner & 1)
+	owner := sidesOf(j.view.Orig, j.view.Reply, said.Owner&1)
 	x := entry{
 		session: s, said: *said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
 		announced: e.cause.packet, note: said.Note, reserved: said.Reserve,
 		master: expect.Master{
-			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: f.orig(), Reply: f.reply(),
+			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: j.view.Orig, Reply: j.view.Reply,
 			Zone: f.zone, Mark: f.mark,
 		},
 	}
@@ -224,7 +225,7 @@ func (e *Engine) judge(j *job, i int) plan {
 	}
 	made := plan{entry: old, fresh: old == nil, fixed: fixed, place: !said.Reserve}
 	if old == nil {
-		made.entry = e.insert(x)
+		made.entry = e.insert(&x)
 	} else {
 		e.renew(old, &x)
 	}
