@@ -78,7 +78,8 @@ const (
 	uriForm   = `sips?:(?:[-A-Za-z0-9_.!~*'()&=+$,;?/%]+(?::[-A-Za-z0-9_.!~*'()&=+$,%]*)?@)?` + hostForm + portForm +
 		`(?:;` + tokenForm + `(?:=` + tokenForm + `)?)*`
 	nameForm   = `(?:(?:` + tokenForm + ` )*|"[^"\\\x00-\x1f\x7f]*" ?)<` + uriForm + `>`
-	sentByForm = `SIP/2\.0/` + tokenForm + ` ` + hostForm + portForm + paramForm
+	sentByForm = `SIP/2\.0/` + tokenForm + ` ` + hostForm + portForm +
+		`(?:;` + tokenForm + `(?:=` + tokenForm + `)?` + paramForm + `)?`
 )
 
 var (
@@ -280,10 +281,14 @@ m=video 0 RTP/AVP 31
 	})
 }
 
+// unended is a line in which pion sees the next one begin: it has it begin behind any white space.
+var unended = regexp.MustCompile(`(?m)^[^asi]=.* [a-z]=`)
+
 func differsFromPion(data []byte) string {
 	var theirs sdp.SessionDescription
-	lines := bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))                                                                           // either end of a line will do
-	if !plain(bytes.ReplaceAll(lines, []byte("\n"), []byte("\r\n"))) || bytes.IndexByte(data, '\t') >= 0 || theirs.Unmarshal(data) != nil { // words are apart by SP alone
+	// Either end of a line will do; words are apart by SP alone.
+	lines := bytes.ReplaceAll(bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")), []byte("\n"), []byte("\r\n"))
+	if !plain(lines) || bytes.IndexByte(data, '\t') >= 0 || unended.Match(data) || theirs.Unmarshal(data) != nil {
 		return ""
 	}
 	var m message
