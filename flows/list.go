@@ -31,30 +31,38 @@ func (t *Table) list(message uint16, f *Filter) iter.Seq2[*Flow, error] {
 		f = &Filter{}
 	}
 	return func(yield func(*Flow, error) bool) {
-		c, err := t.lister()
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		whole := false
+		asks := f.requests(t.listed(f))
+		whole := 0
+		conns := make([]*nfnl.Conn, 0, len(asks))
 		defer func() { // of a loop that is left, or panics, too
-			if whole {
-				t.keep(c)
-			} else {
-				_ = c.Close()
+			for i, c := range conns {
+				if i < whole {
+					t.keep(c)
+				} else {
+					_ = c.Close()
+				}
 			}
 		}()
+		for i := range asks { // the kernel works on all of them at once
+			c, err := t.lister()
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			conns = append(conns, c)
+			c.Ask(message, &asks[i])
+		}
 		var out Flow
-		for _, ask := range f.requests(t.listed(f)) {
+		for i, c := range conns {
 			left := false
 			each := func(e *nfnl.Connection) bool {
 				out = flow(e)
 				left = f.Match(&out) && !yield(&out, nil)
 				return !left
 			}
-			err := c.List(message, &ask, each)
+			err := c.Take(each)
 			if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) { // an older kernel: all is tested here, too
-				err = c.List(message, &nfnl.Filter{Family: ask.Family}, each)
+				err = c.List(message, &nfnl.Filter{Family: asks[i].Family}, each)
 			}
 			if left {
 				return
@@ -63,7 +71,7 @@ func (t *Table) list(message uint16, f *Filter) iter.Seq2[*Flow, error] {
 				yield(nil, explain(err, "", nil))
 				return
 			}
+			whole++
 		}
-		whole = true
 	}
 }

@@ -15,10 +15,13 @@ import (
 type Table struct {
 	conn  *nfnl.Conn
 	entry nfnl.Connection // kept for answers
-	spare *nfnl.Conn      // for the next listing; nil: one is under way, or was broken off
+	spare []*nfnl.Conn    // for listings; fewer while one is under way, and when one was broken off
 	home  namespace
 	tried map[trial]bool
 }
+
+// spares are the sockets that a listing needs: one for each family.
+const spares = 2
 
 // Open opens the table of the calling thread's network namespace. ErrPermission and ErrNoTable are said here.
 func Open() (*Table, error) {
@@ -29,8 +32,12 @@ func Open() (*Table, error) {
 		return nil, err
 	}
 	t := &Table{home: home}
-	if t.conn, err = nfnl.Dial(); err == nil {
-		t.spare, err = nfnl.Dial()
+	t.conn, err = nfnl.Dial()
+	for err == nil && len(t.spare) < spares {
+		var c *nfnl.Conn
+		if c, err = nfnl.Dial(); err == nil {
+			t.spare = append(t.spare, c)
+		}
 	}
 	if err == nil {
 		_, _, err = t.Count()
@@ -49,10 +56,11 @@ func Open() (*Table, error) {
 
 // Close closes the table's sockets.
 func (t *Table) Close() (err error) {
-	for _, c := range []*nfnl.Conn{t.conn, t.spare} {
-		if c != nil {
-			err = errors.Join(err, c.Close())
-		}
+	if t.conn != nil {
+		err = t.conn.Close()
+	}
+	for _, c := range t.spare {
+		err = errors.Join(err, c.Close())
 	}
 	return err
 }
@@ -73,8 +81,9 @@ var errElsewhere = errors.New("the calling thread is in another network namespac
 
 // lister gives a socket for one listing.
 func (t *Table) lister() (*nfnl.Conn, error) {
-	if c := t.spare; c != nil {
-		t.spare = nil
+	if last := len(t.spare) - 1; last >= 0 {
+		c := t.spare[last]
+		t.spare = t.spare[:last]
 		return c, nil
 	}
 	runtime.LockOSThread()
@@ -91,8 +100,8 @@ func (t *Table) lister() (*nfnl.Conn, error) {
 
 // keep takes back a socket whose listing is at its end.
 func (t *Table) keep(c *nfnl.Conn) {
-	if t.spare == nil {
-		t.spare = c
+	if len(t.spare) < spares {
+		t.spare = append(t.spare, c)
 		return
 	}
 	_ = c.Close()

@@ -11,9 +11,10 @@ import (
 
 // Conn is a netlink socket with kept buffers. It is for one goroutine.
 type Conn struct {
-	s     *socket
-	seq   uint32
-	batch Batch
+	s       *socket
+	seq     uint32
+	batch   Batch
+	listing *listing // under way; nil: none
 }
 
 // Dial opens a socket in the calling thread's network namespace.
@@ -28,7 +29,10 @@ func Dial() (*Conn, error) {
 }
 
 // Close closes the socket.
-func (c *Conn) Close() error { return c.s.close() }
+func (c *Conn) Close() error {
+	c.leave()
+	return c.s.close()
+}
 
 // Begin gives the socket's batch, empty. The one before is no more.
 func (c *Conn) Begin() *Batch {

@@ -113,14 +113,21 @@ func (c *Conn) Connections(family uint8, each func(*Connection)) error {
 	})
 }
 
-// List gives the entries that f lets pass to each, which must not use c nor keep them, until it says no; after that c
-// must not be used any more. message is CTGet, CTGetZero, CTDying or CTUnconfirm. Entries that cannot be read are left
-// out. A kernel that knows less than f passes over what it does not know, or refuses: Filter says which does what.
+// List is Ask and Take.
 func (c *Conn) List(message uint16, f *Filter, each func(*Connection) bool) error {
+	c.Ask(message, f)
+	return c.Take(each)
+}
+
+// Ask begins to list the entries that f lets pass. message is CTGet, CTGetZero, CTDying or CTUnconfirm. A kernel that knows
+// less than f passes over what it does not know, or refuses: Filter says which does what. Take or Close must follow.
+func (c *Conn) Ask(message uint16, f *Filter) { c.ask("list connections", message, f.Family, f.put) }
+
+// Take gives the entries that Ask has asked for to each, which must not use c nor keep them, until it says no; after that
+// c must be closed. Entries that cannot be read are left out.
+func (c *Conn) Take(each func(*Connection) bool) error {
 	var entry Connection
-	return c.dump("list connections", message, f.Family, f.put, func(b []byte) bool {
-		return entry.Parse(b[headerLen:]) != nil || each(&entry)
-	})
+	return c.take(func(b []byte) bool { return entry.Parse(b[headerLen:]) != nil || each(&entry) })
 }
 
 // CreateConnection is Batch.CreateConnection alone.

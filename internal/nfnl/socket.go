@@ -99,6 +99,27 @@ func (s *socket) receiveOne() error {
 	}
 }
 
+// receiveLong takes one datagram of a listing into b; it waits for it, and may go on with the listing meanwhile.
+func (s *socket) receiveLong(b []byte) (int, error) {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+			uintptr(len(b)), unix.MSG_TRUNC, 0, 0) // MSG_TRUNC has the datagram's own length
+		switch {
+		case errno == unix.EAGAIN:
+			if err := s.wait(); err != nil && !errors.Is(err, unix.EINTR) {
+				return 0, fmt.Errorf("%w: %w", ErrUnanswered, err)
+			}
+		case errno == unix.EINTR:
+		case errno != 0:
+			return 0, fmt.Errorf("receive: %w", errno)
+		case n > uintptr(len(b)):
+			return 0, errTruncated
+		default:
+			return int(n), nil
+		}
+	}
+}
+
 // datagram is what receive took, or nil if it is not the kernel's; whole says that nothing of it is missing.
 func (s *socket) datagram(i int) (b []byte, whole bool) {
 	h := &s.headers[i]
