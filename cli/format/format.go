@@ -127,6 +127,7 @@ type Printer struct {
 	o     Options
 	w     *bufio.Writer
 	line  []byte
+	event flows.Event // of Flow
 	table *table
 	cause cause
 }
@@ -150,7 +151,10 @@ func New(w io.Writer, o Options) (*Printer, error) {
 }
 
 // Flow writes an entry of the table.
-func (p *Printer) Flow(f *flows.Flow) error { return p.Event(&flows.Event{Flow: *f}) }
+func (p *Printer) Flow(f *flows.Flow) error {
+	p.event.Flow = *f
+	return p.Event(&p.event)
+}
 
 // Event writes an event, or an entry if it has no kind.
 func (p *Printer) Event(e *flows.Event) error {

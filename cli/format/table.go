@@ -163,6 +163,7 @@ type table struct {
 	columns []Column // nil: not chosen yet
 	widths  []int
 	waiting [][]string // cells by all, before the choice
+	cells   []string   // of a row behind it
 }
 
 func newTable(o *Options) (*table, error) {
@@ -205,12 +206,17 @@ func (t *table) add(w *bufio.Writer, e *flows.Event, now time.Time) error {
 		}
 		return t.aside(w, e)
 	}
+	if t.columns != nil {
+		for i := range t.columns {
+			if t.widths[i] > 0 {
+				t.cells[i] = t.columns[i].text(e, t.o, now)
+			}
+		}
+		return t.row(w, t.cells)
+	}
 	cells := make([]string, len(t.all))
 	for i := range t.all {
 		cells[i] = t.all[i].text(e, t.o, now)
-	}
-	if t.columns != nil {
-		return t.row(w, cells)
 	}
 	t.waiting = append(t.waiting, cells)
 	if len(t.waiting) < sample {
@@ -274,7 +280,7 @@ func (t *table) choose() {
 		total -= widths[drop] + 1
 		widths[drop] = 0
 	}
-	t.columns, t.widths = t.all, widths
+	t.columns, t.widths, t.cells = t.all, widths, make([]string, len(t.all))
 }
 
 func (t *table) head(w *bufio.Writer) error {
