@@ -61,7 +61,7 @@ var allowed = map[string][]string{
 		"helpers", "expect", "flows", "queue", "internal/nfnl", "internal/engine", "internal/config", "internal/rules",
 	},
 	"bench": {
-		"helpers", "helpers/ftp", "expect", "internal/nfnl", "internal/rules",
+		"helpers", "helpers/ftp", "expect", "flows", "internal/nfnl", "internal/rules",
 	},
 	"pcaps": {
 		"helpers", "helpers/h323/wire", "cli", "internal/replay", "internal/config", "internal/engine", "internal/capture",

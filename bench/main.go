@@ -23,6 +23,7 @@ type options struct {
 	length  time.Duration // how long a sample measures
 	only    string        // measures to make, with commas; empty: all
 	variant string        // variants, the same
+	entries int           // connections in the table of "tables"
 }
 
 func main() {
@@ -33,6 +34,7 @@ func main() {
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long a sample measures")
 	flag.StringVar(&o.only, "only", "", "measures to make, with commas; empty: all")
 	flag.StringVar(&o.variant, "variant", "", "variants to measure, with commas; empty: all")
+	flag.IntVar(&o.entries, "entries", 1_000_000, "connections in the table that is listed and deleted from")
 	flag.Usage = func() {
 		fmt.Fprint(os.Stderr, `usage: bench [FLAG…] measure > SAMPLES     take samples under this kernel, as root; a line of JSON each
        bench report FOLDER > RESULTS.md    medians and ratios of the files native, vm and memory in it
@@ -49,6 +51,8 @@ func main() {
 		err = report(os.Stdout, flag.Arg(1))
 	case arg == "sample" && flag.NArg() == 3: // of measureAll
 		err = takeSample(&o, flag.Arg(1), flag.Arg(2))
+	case arg == "reader" && flag.NArg() == 2: // of takeTables
+		err = readEvents(flag.Arg(1))
 	case arg == "peer": // of newSite
 		err = peer(flag.Arg(1))
 	default:

@@ -41,6 +41,7 @@ func measures() []measure {
 		{"place", []string{own, cExpect}, takePlace},
 		{"bulk", []string{none, own}, takeBulk},
 		{"flows", []string{own + " 1000", own + " 200000", cBatch + " 1000", cBatch + " 200000"}, takeFlows},
+		{"tables", []string{"all"}, takeTables},
 	}
 }
 
@@ -93,8 +94,10 @@ func measureAll(o *options) (err error) {
 				if round < 0 && s.Missing == "" {
 					continue
 				}
-				if err := out.Encode(s); err != nil {
-					return err
+				for _, one := range split(s) {
+					if err := out.Encode(one); err != nil {
+						return err
+					}
 				}
 			}
 		}
@@ -116,7 +119,8 @@ func release() string {
 
 // runSample has a process group of its own: a terminal's signal is for measureAll, which ends after the sample.
 func runSample(o *options, folder, measure, variant string) (map[string]float64, error) {
-	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "sample", measure, variant)
+	cmd := exec.Command("/proc/self/exe", "-bin", o.bin, "-length", o.length.String(), "-entries", strconv.Itoa(o.entries),
+		"sample", measure, variant)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	cmd.Env = append(os.Environ(), "TMPDIR="+folder)
 	var stderr strings.Builder
@@ -155,7 +159,7 @@ func raiseLimits() (restore func(), err error) {
 		path  string
 		least int
 	}{
-		{"/proc/sys/net/netfilter/nf_conntrack_max", 262144},
+		{"/proc/sys/net/netfilter/nf_conntrack_max", 1 << 20},
 		{"/proc/sys/net/netfilter/nf_conntrack_buckets", 262144},
 		{"/proc/sys/net/netfilter/nf_conntrack_expect_max", 4096},
 		{"/proc/sys/net/core/rmem_default", 8 << 20}, // conntrackd's queue has the default buffer

@@ -121,7 +121,7 @@ packet is the worker's.
 | place | an expectation on a shadow master that is there, and the kernel's answer; removed again outside of the time; median of all. The C program sends the bytes that cthelperd sends | the kernel made as many |
 | bulk | at least 200 MB over the connection that a 227 announced; without a helper a rule lets it through | its port is open by the announcement alone |
 | flows | as accept, over 1,000 and 200,000 connections in random order | as accept |
-`
+` + tablesMethod
 
 func read(folder string) (*results, error) {
 	r := &results{}
@@ -174,7 +174,7 @@ func (r *results) values(kernel, measure, variant, unit string) map[int]float64 
 
 func (r *results) goals(w io.Writer) {
 	fmt.Fprintf(w, "| measure | goal | %s |\n|---|---|%s\n", strings.Join(r.kernels, " | "), strings.Repeat("---|", len(r.kernels)))
-	for _, g := range goals {
+	for _, g := range append(slices.Clone(goals), tableGoals()...) {
 		fmt.Fprintf(w, "| %s | %s |", g.text, &g.bound)
 		for _, k := range r.kernels {
 			fmt.Fprintf(w, " %s |", r.cell(k, g))
@@ -239,9 +239,9 @@ func (r *results) cell(kernel string, g goal) string {
 func (r *results) medians(w io.Writer) {
 	for _, k := range r.kernels {
 		fmt.Fprintf(w, "\nLinux %s:\n\n| measure | variant | median | samples |\n|---|---|---|---|\n", k)
-		for _, m := range measures() {
+		for _, m := range append(measures(), tableMeasures()...) {
 			for _, v := range m.variants {
-				for _, unit := range []string{"per second", perCPU, "ns", "ns with timeout", "bytes per second"} {
+				for _, unit := range []string{"per second", perCPU, "ns", "ns with timeout", "bytes per second", "ms", "KiB resident", "lost"} {
 					all := r.values(k, m.name, v, unit)
 					if len(all) == 0 {
 						continue

@@ -148,13 +148,14 @@ type Done struct {
 	Refused uint64 // the error is the first one's
 }
 
-// DeleteAll deletes what f means: by one request, if the kernel can test all of f; else what is listed is deleted in
-// batches, and every answer looked at. Entries that flow tables have stay (ErrBusy).
+// DeleteAll deletes what f means. What is listed is deleted in batches, and every answer looked at; if Plan has shown that
+// the kernel can test all of f, it is one request for each family. Plan's trial walks through the table as often as a
+// listing does: it pays for who deletes by the same filter again. Entries that flow tables have stay (ErrBusy).
 func (t *Table) DeleteAll(f *Filter) (Done, error) {
 	if f == nil {
 		f = &Filter{}
 	}
-	if !t.deleted(f) {
+	if !t.shown(f) {
 		return t.DeleteEach(t.List(f))
 	}
 	before, _, err := t.Count()

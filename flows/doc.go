@@ -12,7 +12,7 @@
 //		…
 //		err = table.Update(f, &flows.Change{Mark: 7, MarkMask: ^uint32(0)})
 //	}
-//	done, err := table.DeleteAll(&ssh)              // one request, where the kernel can do it alone
+//	done, err := table.DeleteAll(&ssh)              // in batches, or by the kernel alone: see Plan
 //
 // [Watch] tells of what happens from then on. What is lost because nobody took it in time is counted, and followed by a
 // listing: Watcher.All shows both.

@@ -50,7 +50,7 @@ func (t *Table) list(message uint16, f *Filter) iter.Seq2[*Flow, error] {
 				return
 			}
 			conns = append(conns, c)
-			c.Ask(message, &asks[i])
+			c.Ask(message, &asks[i], i > 0)
 		}
 		var out Flow
 		for i, c := range conns {

@@ -10,7 +10,7 @@ type Plan struct {
 	Requests int   // walks through the table for a list: a tuple is of one family, so both need two
 	Kernel   Parts // the kernel tests these
 	Here     Parts // these are tested here
-	Delete   bool  // DeleteAll has the kernel delete all at once
+	Delete   bool  // from now on DeleteAll has the kernel delete all at once
 }
 
 // Plan says how f is carried out by this kernel. What is not sure is tried in a network namespace of its own, which needs

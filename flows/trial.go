@@ -35,6 +35,20 @@ func (t *Table) deleted(f *Filter) bool {
 	return p == f.parts() && (p == 0 || t.works(f, p, true))
 }
 
+// shown says whether it is known to, without a trial.
+func (t *Table) shown(f *Filter) bool {
+	p := f.exact()
+	if p != f.parts() {
+		return false
+	}
+	for _, ask := range f.requests(p) {
+		if p != 0 && !t.tried[trial{ask, true}] {
+			return false
+		}
+	}
+	return true
+}
+
 // works says whether the kernel does as the conditions p of f say, by trial; not, where nothing can be tried.
 func (t *Table) works(f *Filter, p Parts, remove bool) bool {
 	for _, ask := range f.requests(p) {
@@ -69,14 +83,23 @@ func (one trial) run() error {
 			ask.Status, ask.StatusMask = nfnl.StatusAssured, nfnl.StatusAssured
 		}
 		meant, others := candidates(&ask)
+		all := append([]nfnl.Connection{meant}, others...)
 		b := c.Begin()
-		for _, e := range append([]nfnl.Connection{meant}, others...) {
-			plain := e.Reply
-			b.EnterConnection(&e, &plain)
+		for i := range all {
+			plain := all[i].Reply
+			b.EnterConnection(&all[i], &plain)
 		}
 		if err := b.Do(); err != nil {
 			return err
 		}
+		// A namespace that ends with entries in it costs a walk through the machine's whole table.
+		defer func() {
+			b := c.Begin()
+			for i := range all {
+				b.DeleteConnection(&all[i].Orig, all[i].Zone)
+			}
+			_ = b.Do() // some of them are gone
+		}()
 		if one.delete {
 			return deletes(c, &ask, &meant, others)
 		}

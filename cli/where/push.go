@@ -451,10 +451,6 @@ func (e *Expr) Explain(p flows.Plan) string {
 		line("interpreted here", e.rest)
 	}
 	line("passes over the table", strconv.Itoa(p.Requests))
-	if p.Delete {
-		line("deleted", "by the kernel, with one request for each family")
-	} else {
-		line("deleted", "in batches, with one message for each connection")
-	}
+	line("deleted", "in batches, with one message for each connection")
 	return b.String()
 }

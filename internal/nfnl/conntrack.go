@@ -115,13 +115,16 @@ func (c *Conn) Connections(family uint8, each func(*Connection)) error {
 
 // List is Ask and Take.
 func (c *Conn) List(message uint16, f *Filter, each func(*Connection) bool) error {
-	c.Ask(message, f)
+	c.Ask(message, f, false)
 	return c.Take(each)
 }
 
 // Ask begins to list the entries that f lets pass. message is CTGet, CTGetZero, CTDying or CTUnconfirm. A kernel that knows
-// less than f passes over what it does not know, or refuses: Filter says which does what. Take or Close must follow.
-func (c *Conn) Ask(message uint16, f *Filter) { c.ask("list connections", message, f.Family, f.put) }
+// less than f passes over what it does not know, or refuses: Filter says which does what. Take or Close must follow. beside:
+// it does not wait until the kernel has found the first entries.
+func (c *Conn) Ask(message uint16, f *Filter, beside bool) {
+	c.ask("list connections", message, f.Family, f.put, beside)
+}
 
 // Take gives the entries that Ask has asked for to each, which must not use c nor keep them, until it says no; after that
 // c must be closed. Entries that cannot be read are left out.

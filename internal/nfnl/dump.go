@@ -23,8 +23,9 @@ type listing struct {
 	err  error // of the goroutine, when full is closed
 }
 
-// ask begins to list a table. add appends attributes to the question; nil: none.
-func (c *Conn) ask(name string, message uint16, family uint8, add func(b []byte) []byte) {
+// ask begins to list a table. add appends attributes to the question; nil: none. The kernel looks for the first entries
+// before it takes another question of anybody's: beside has the goroutine wait for that.
+func (c *Conn) ask(name string, message uint16, family uint8, add func(b []byte) []byte, beside bool) {
 	c.seq++
 	question := appendHeader(nil, message, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, family)
 	if add != nil {
@@ -39,17 +40,26 @@ func (c *Conn) ask(name string, message uint16, family uint8, add func(b []byte)
 		l.free <- c.s.buffers[i*datagramLen:][:datagramLen:datagramLen]
 	}
 	c.listing = l
+	if !beside {
+		l.send(c.s, question)
+		question = nil
+	}
 	go l.read(c.s, question)
 }
 
-// read asks the question and receives until the listing's end, or until who takes it leaves.
-func (l *listing) read(s *socket, question []byte) {
-	defer close(l.full)
+func (l *listing) send(s *socket, question []byte) {
 	if _, err := unix.Write(s.fd, question); err != nil {
 		l.err = fmt.Errorf("%s: send: %w", l.name, err)
-		return
 	}
-	for more := true; more; {
+}
+
+// read sends the question, if there is one, and receives until the listing's end, or until who takes it leaves.
+func (l *listing) read(s *socket, question []byte) {
+	defer close(l.full)
+	if question != nil {
+		l.send(s, question)
+	}
+	for more := l.err == nil; more; {
 		var b []byte
 		select {
 		case b = <-l.free:
@@ -102,7 +112,7 @@ func (c *Conn) leave() {
 
 // dump lists a table: each gets every entry, as take.
 func (c *Conn) dump(name string, message uint16, family uint8, add func(b []byte) []byte, each func(b []byte) bool) error {
-	c.ask(name, message, family, add)
+	c.ask(name, message, family, add, false)
 	return c.take(each)
 }
 
