@@ -82,8 +82,8 @@ func tableGoals() []goal {
 	for _, s := range shares {
 		what := s.name() + " of the connections, by port: "
 		goals = append(goals,
-			goal{what + "cthelper / conntrack -D", s.name(), "ms", ours, tool, most(0.2)},
-			goal{what + "cthelper, IPv4 only / conntrack -D", s.name(), "ms", oursFour, tool, most(0.2)},
+			goal{what + "cthelper / conntrack -D", s.name(), "ms", ours, tool, most(0.1)},
+			goal{what + "cthelper, IPv4 only / conntrack -D", s.name(), "ms", oursFour, tool, most(0.1)},
 			goal{what + "cthelper, by a condition that no kernel tests / conntrack -D", s.name(), "ms", oursHere, tool, most(0.2)},
 			goal{what + "the kernel's own delete, after its trial, IPv4 only / conntrack -D", s.name(), "ms", library, tool, most(0.1)},
 			goal{what + "C, the kernel's own delete alone, IPv4 only / conntrack -D", s.name(), "ms", cTables, tool, shown},
