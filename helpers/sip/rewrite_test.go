@@ -261,3 +261,61 @@ func TestRewriteIsLinear(t *testing.T) {
 		}
 	}
 }
+
+// TestLearn: what a host calls itself is heard of its own requests' topmost Via, and of its own Contact and Record-Route.
+func TestLearn(t *testing.T) {
+	const rest = "From: <sip:a@x>;tag=1\nTo: <sip:b@x>\nCall-ID: 1\nContent-Length: 0\n"
+	const in, out = "SIP/2.0/UDP 10.0.0.1", "SIP/2.0/UDP 203.0.113.1"
+	tests := []struct {
+		name, text string
+		want       names
+	}{
+		{"inside", "INVITE sip:b@x SIP/2.0\nVia: " + in + "\nCSeq: 1 INVITE\nContact: <sip:a@10.0.0.1>\n", names{via: inside, contact: inside}},
+		{"outside, through a proxy inside", "INVITE sip:b@x SIP/2.0\nVia: " + out + "\nVia: " + in + "\nCSeq: 1 INVITE\nContact: <sip:a@203.0.113.1>\n",
+			names{via: outside, contact: outside}},
+		{"a response's Via is the reader's", "SIP/2.0 200 OK\nVia: " + in + "\nCSeq: 1 INVITE\nContact: <sip:b@203.0.113.1>\n", names{contact: outside}},
+		{"a registrar's Contact is the reader's", "SIP/2.0 200 OK\nVia: " + out + "\nCSeq: 1 REGISTER\nContact: <sip:a@10.0.0.1>\n", names{}},
+		{"a response's Record-Route is anybody's", "SIP/2.0 200 OK\nVia: " + out + "\nCSeq: 1 INVITE\nRecord-Route: <sip:10.0.0.1;lr>\n", names{}},
+		{"a proxy's own Record-Route", "INVITE sip:b@x SIP/2.0\nVia: " + out + "\nCSeq: 1 INVITE\nRecord-Route: <sip:10.0.0.1;lr>\n",
+			names{via: outside, contact: inside}},
+	}
+	for _, tt := range tests {
+		var m message
+		data := []byte(strings.ReplaceAll(tt.text+rest+"\n", "\n", "\r\n"))
+		if err := m.parse(data, 0); err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		flow, got := snatFlow, names{}
+		e := editor{message: &m, seg: &helpers.Segment{Flow: &flow, Dir: helpers.Original, Data: data}, sender: &got}
+		if e.learn(); got != tt.want {
+			t.Errorf("%s: heard %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+	for n, want := range map[names]bool{
+		{via: outside}: true, {contact: outside, via: inside}: true, {contact: inside, via: outside}: false, {}: false,
+	} {
+		if got := n.outsideContact(); got != want {
+			t.Errorf("%+v is called by its address outside: %v, want %v", n, got, want)
+		}
+	}
+}
+
+// What is meant where no port is written.
+func TestEndPoint(t *testing.T) {
+	a := netip.MustParseAddr("10.0.0.1")
+	for want, p := range map[uint16]place{
+		5060: {addr: netip.AddrPortFrom(a, 0)}, 5061: {addr: netip.AddrPortFrom(a, 0), secure: true},
+		4000: {addr: netip.AddrPortFrom(a, 4000), secure: true},
+	} {
+		if got := p.endPoint(); got != netip.AddrPortFrom(a, want) {
+			t.Errorf("%+v is %v, want port %d", p, got, want)
+		}
+	}
+}
+
+// With from-to a name that its owner has chosen from outside stays.
+func TestNameOfOutside(t *testing.T) {
+	if got := rewritten(t, incoming, helpers.Reply, true, names{contact: outside}); !strings.Contains(got, "From: <sip:alice@203.0.113.1>") {
+		t.Errorf("left: %s", got)
+	}
+}
