@@ -32,7 +32,9 @@ var kernelOnly = map[string]string{
 	"slipstream.pcap 192.0.2.2:50001": "commands inside an HTTP request are foreign: slipstreaming",
 	"slipstream.pcap 192.0.2.3:50001": "commands inside an HTTP request are foreign: slipstreaming",
 
-	"PcapPlusPlus-sdp.pcap 10.33.6.100:6013": "a fax by UDPTL has no RTCP at the next port",
+	"PcapPlusPlus-sdp.pcap 10.33.6.100:6013":  "a fax by UDPTL has no RTCP at the next port",
+	"sip-sipp-fax.pcap 10.1.0.2:20021":        "a fax by UDPTL has no RTCP at the next port",
+	"sip-sipp-fax.pcap 192.168.200.102:30021": "a fax by UDPTL has no RTCP at the next port",
 
 	"h323-neighbours.pcap 203.0.113.1:1721": thirdHost,
 	"h323-slipstream.pcap 192.0.2.2:4444":   "a frame behind an HTTP request is foreign: slipstreaming",
