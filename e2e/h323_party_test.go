@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,7 +58,15 @@ func (p *party) rtp(even int) (pair [2]*net.UDPConn) {
 func (p *party) listen(port int) (l *net.TCPListener) {
 	p.t.Helper()
 	p.in(func() error {
-		a, err := net.Listen("tcp", p.at(port))
+		var a net.Listener
+		var err error
+		// A program that another test is starting holds what was listening here for a moment longer.
+		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			a, err = net.Listen("tcp", p.at(port))
+			if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+				break
+			}
+		}
 		if err == nil {
 			l = a.(*net.TCPListener)
 			p.t.Cleanup(func() { l.Close() })
