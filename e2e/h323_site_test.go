@@ -167,10 +167,10 @@ func TestH323Connection(t *testing.T) {
 				t.Errorf("%s through another, allowed %t: %d datagrams arrived, error %v", st.name, allowed, arrived, err)
 			}
 		}
+		d.ended() // all is written then
 		if refused := strings.Contains(d.out.String(), "reason=foreign-address"); refused == allowed {
 			t.Errorf("allowed %t, and refused %t", allowed, refused)
 		}
-		d.ended()
 	}
 }
 

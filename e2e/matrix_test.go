@@ -78,6 +78,7 @@ func (s *site) works(t *testing.T, d *process, c clientKind, f family, m mode, p
 	if n := s.counter("related") - related; n < transfersPerJob {
 		t.Errorf("%d packets of related connections, want %d at least", n, transfersPerJob)
 	}
+	d.until(fmt.Sprintf("logged %d announcements by %s", transfersPerJob, m), func() bool { return announced(d, m)-told >= transfersPerJob })
 	if n := announced(d, m) - told; n != transfersPerJob {
 		t.Errorf("%d announcements by %s, want %d", n, m, transfersPerJob)
 	}

@@ -51,6 +51,7 @@ func TestLengths(t *testing.T) {
 			t.Fatalf("passive, %d: %v", i, err)
 		}
 	}
+	d.stop() // all is written then
 	for _, dir := range []string{"orig", "reply"} {
 		n := 0
 		for line := range strings.Lines(d.out.String()) {
@@ -62,7 +63,6 @@ func TestLengths(t *testing.T) {
 			t.Errorf("%d edits of direction %s, want 6", n, dir)
 		}
 	}
-	d.stop()
 }
 
 // TestCut: the announcement cut at every byte, and into many pieces, each a segment of its own.
@@ -98,10 +98,10 @@ func TestCut(t *testing.T) {
 			if err := c.fetch(l); err != nil {
 				t.Fatalf("many pieces: %v", err)
 			}
+			d.stop() // all is written then
 			if n := announced(d, modePORT); n != len(line) {
 				t.Errorf("%d announcements, want %d", n, len(line))
 			}
-			d.stop()
 		})
 	}
 }
@@ -138,10 +138,10 @@ func TestBadWire(t *testing.T) {
 				t.Error("the wire was too good")
 			}
 			w.mu.Unlock()
+			d.stop() // all is written then
 			if n := announced(d, modePORT) + announced(d, modePASV); n != 8 {
 				t.Errorf("%d announcements, want 8: copies count once", n)
 			}
-			d.stop()
 		})
 	}
 }

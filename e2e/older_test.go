@@ -159,9 +159,7 @@ func TestOlder(t *testing.T) {
 				}
 				c.ask(200, "NOOP")
 			}
-			if got := lengths(d); !atLeast(got, row.want) {
-				t.Errorf("changes of length %v, want %v", got, row.want)
-			}
+			d.until(fmt.Sprint("logged changes of length ", row.want), func() bool { return atLeast(lengths(d), row.want) })
 			d.kill()
 			c.ask(200, "NOOP")
 			c.ask(221, "QUIT")

@@ -19,14 +19,16 @@ import (
 	"time"
 )
 
-// wantsNothing checks that nothing was announced, and that the kernel has no expectation.
+// wantsNothing checks that nothing was announced, and that the kernel has no expectation. It stops the daemon: all of the
+// log is written then.
 func (s *site) wantsNothing(d *process) {
 	s.t.Helper()
-	if strings.Contains(d.out.String(), "msg=expect ") {
-		s.t.Error("something was announced")
-	}
 	if out := s.firewall.Run("conntrack", "-L", "expect"); strings.Contains(out, "mask-src=") {
 		s.t.Errorf("expectations in the kernel:\n%s", out)
+	}
+	d.stop()
+	if strings.Contains(d.out.String(), "msg=expect ") {
+		s.t.Error("something was announced")
 	}
 }
 
@@ -67,7 +69,6 @@ func TestRefused(t *testing.T) {
 	if n := s.counter("related"); n != 0 {
 		t.Errorf("%d packets of related connections", n)
 	}
-	d.stop()
 }
 
 // TestSlipstream: a browser is made to send an FTP command in a body (NAT slipstreaming). Client lines count only after
@@ -93,7 +94,6 @@ func TestSlipstream(t *testing.T) {
 		}
 	}
 	s.wantsNothing(d)
-	d.stop()
 }
 
 // selfSigned makes a key and a certificate for it.
@@ -146,7 +146,6 @@ func TestTLS(t *testing.T) {
 	if n := strings.Count(d.out.String(), "TLS"); n != 1 {
 		t.Errorf("the log speaks of TLS %d times, want once", n)
 	}
-	d.stop()
 }
 
 // TestTLSServer: a real server and a real client, whose announcements nobody between them can read: what needs no data
@@ -181,7 +180,6 @@ func TestTLSServer(t *testing.T) {
 		t.Errorf("a transfer that nobody can read the announcement of: %v, %d packets refused", err, s.counter("rejected"))
 	}
 	s.wantsNothing(d)
-	d.stop()
 }
 
 // serveLines answers connections to port 21 of the server.
