@@ -39,6 +39,7 @@ type Engine struct {
 	peers    map[netip.Addr]*peer
 	sweep    int // peers at which those that say nothing are thrown away
 	pending  int
+	heirs    int // entries that wait
 	mappings int // entries
 	cuts     uint64
 	memory   int // stream bytes that are kept

@@ -30,6 +30,7 @@ type entry struct {
 	own        bool // it is the flow's own end point, so at is given
 	reserved   bool // it was asked for before it was opened
 	pending    bool
+	waits      bool // another one that is pending has its end point
 	asked      bool // the table may have it
 	again      bool // and it was placed in the stead of an earlier one while that was pending
 	used       bool // by usedBy
@@ -119,8 +120,21 @@ func (e *Engine) setPending(x *entry, p *peer) {
 	e.pending++
 }
 
-// unsetPending says that x is pending no more: used, expired, cancelled or refused.
+// unsetPending says that x is pending no more: used, expired, cancelled or refused. Who waits for its place has it.
 func (e *Engine) unsetPending(x *entry) {
+	was := x.pending
+	if e.unset(x); was {
+		e.succeed(x)
+	}
+}
+
+// unset says that x is neither pending, nor waits.
+func (e *Engine) unset(x *entry) {
+	if x.waits {
+		x.waits = false
+		e.heirs--
+		e.timers.clear(&x.timer)
+	}
 	if !x.pending {
 		return
 	}
@@ -149,7 +163,8 @@ func (e *Engine) forget(x *entry) {
 	}
 }
 
-// known is the entry of the same end point: pending in the session, or of the same group in its family.
+// known is the entry of the same end point: of the same group, and if it is a registration, which every later one
+// replaces, of any.
 func (e *Engine) known(x *entry) *entry {
 	var found *entry
 	s := x.session
@@ -157,8 +172,8 @@ func (e *Engine) known(x *entry) *entry {
 		same := y.said.Group.ID == x.said.Group.ID
 		switch {
 		case y.said.Owner != x.said.Owner:
-		case y.pending && !overlap(y.from, x.from): // for somebody else
-		case y.session == s && y.pending:
+		case (y.pending || y.waits) && !overlap(y.from, x.from): // for somebody else
+		case y.session == s && y.pending && (same || y.said.Permanent):
 			return y
 		case same && (found == nil || y.session == s && found.session != s):
 			found = y

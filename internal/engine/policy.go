@@ -208,16 +208,21 @@ func (e *Engine) judge(j *job, i int) plan {
 		return e.refresh(j, old, &x)
 	}
 	fixed := old != nil
+	if fixed {
+		x.at = old.at
+	}
+	opener := e.opener(&x, !fixed)
 	switch {
 	case !fixed && e.opened(&x):
 		return plan{}
+	case opener != nil && !covers(opener.from, x.from) && !covers(x.from, opener.from):
+		return refuse(RefusePortTaken)
+	case !fixed && opener != nil:
+		x.at = opener.at
 	case !fixed && !e.choose(&x):
 		return refuse(RefusePortTaken)
-	case fixed:
-		x.at = old.at
-		if old.session != s {
-			old = nil // its port is the family's, its expectation was the other session's
-		}
+	case fixed && old.session != s:
+		old = nil // its port is the family's, its expectation was the other session's
 	}
 	p := e.peer(owner.real.Addr())
 	if r := e.room(s, said.Class, p); r != "" {
@@ -229,7 +234,17 @@ func (e *Engine) judge(j *job, i int) plan {
 	} else {
 		e.renew(old, &x)
 	}
-	if made.place {
+	switch {
+	case !made.place:
+	case opener != nil && covers(opener.from, x.from):
+		e.stand(made.entry, e.now.Add(x.timeout))
+		e.bound(made.entry)
+		made.place = false
+	default:
+		for ; opener != nil; opener = e.opener(&x, false) {
+			e.stepBack(opener)
+		}
+		e.unset(made.entry)
 		e.setPending(made.entry, p)
 	}
 	return made
@@ -267,6 +282,12 @@ func (e *Engine) refresh(j *job, old, x *entry) plan {
 	if !old.pending || !narrow && !later {
 		e.regroup(old, x.said.Group)
 		old.announced = x.announced
+		return plan{entry: old}
+	}
+	if narrow && e.outgrown(old, x.from) {
+		e.stepBack(old)
+		e.renew(old, x)
+		e.succeed(old)
 		return plan{entry: old}
 	}
 	if !narrow {

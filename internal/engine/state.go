@@ -47,7 +47,7 @@ type savedEntry struct {
 	From, To, At                   netip.AddrPort
 	Toward                         helpers.Dir
 	NAT, Translated, Pending, Used bool
-	Reserved                       bool
+	Reserved, Waits                bool
 	UsedBy                         helpers.Tuple
 	Master                         expect.Master
 	Announced                      uint64
@@ -134,7 +134,7 @@ func (e *Engine) Save() ([]byte, error) {
 func (x *entry) save() savedEntry {
 	return savedEntry{
 		ID: x.id, Said: x.said, From: x.from, To: x.to, At: x.at, Toward: x.toward, NAT: x.nat,
-		Translated: x.translated, Reserved: x.reserved, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
+		Translated: x.translated, Reserved: x.reserved, Waits: x.waits, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
 		Announced: x.announced, Timeout: x.timeout, Expires: x.timer.when, Note: x.note,
 	}
 }
@@ -310,6 +310,8 @@ func (e *loader) entry(s *session, from *savedEntry) error {
 		e.setPending(x, e.peer(x.to.Addr()))
 		x.used, x.asked = used, true
 		e.timers.set(&x.timer, from.Expires)
+	} else if from.Waits {
+		e.stand(x, from.Expires)
 	} else if from.Used && from.Said.Helper != "" {
 		e.timers.set(&x.timer, e.now.Add(lingers)) // for its child
 	}

@@ -247,5 +247,6 @@ func captures() map[string]func(*wire) {
 		},
 	}
 	maps.Copy(all, h323Captures())
+	maps.Copy(all, sipCaptures())
 	return all
 }

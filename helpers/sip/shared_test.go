@@ -1,0 +1,114 @@
+package sip_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/internal/engine"
+)
+
+// plain is a message of a call between a and b, with audio at media if that is not empty.
+func plain(start, id, cseq, toTag string, branch int, media string) []byte {
+	var sdp string
+	if host, port, ok := strings.Cut(media, ":"); ok {
+		sdp = fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio %s RTP/AVP 0\r\na=rtcp-mux-only\r\n",
+			host, host, port)
+	}
+	return fmt.Appendf(nil, "%s\r\nVia: SIP/2.0/UDP a.example;branch=z9hG4bK%d\r\nFrom: <sip:a@a.example>;tag=a\r\n"+
+		"To: <sip:b@b.example>%s\r\nCall-ID: %s\r\nCSeq: %s\r\nContent-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%s",
+		start, branch, toTag, id, cseq, len(sdp), sdp)
+}
+
+// froms are for whom an end point is open, seen at at.
+func (w *firewall) froms(at string) (list []string) {
+	for _, p := range w.placed {
+		if p.At == netip.MustParseAddrPort(at) {
+			list = append(list, p.From.Addr().String())
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// A host that announces one end point in two calls has it open as long as one of them lasts.
+func TestSharedEndPoint(t *testing.T) {
+	for _, s := range []site{{name: "routed"}, {name: "SNAT", snat: true, port: true}} {
+		for _, ends := range []string{"one", "two"} {
+			t.Run(s.name+", first ends "+ends, func(t *testing.T) {
+				w := newFirewall(t, options(false))
+				k := w.connect(s.conn(helpers.UDP, 0))
+				at := netip.AddrPortFrom(k.conn.Reply.Dst.Addr(), 4000).String()
+				for i, id := range []string{"one", "two"} {
+					left := k.say(0, plain("INVITE sip:b@b.example SIP/2.0", id, "1 INVITE", "", i, "10.0.0.1:4000"))
+					if !strings.Contains(string(left), "m=audio 4000 ") {
+						t.Errorf("call %s leaves as\n%s", id, left)
+					}
+					k.say(1, plain("SIP/2.0 200 OK", id, "1 INVITE", ";tag=b", i, "198.51.100.9:30000"))
+				}
+				hangUp := func(id string) {
+					k.say(0, plain("BYE sip:b@b.example SIP/2.0", id, "2 BYE", ";tag=b", 9, ""))
+				}
+				want := []string{"198.51.100.9"}
+				if got := w.froms(at); !slices.Equal(got, want) {
+					t.Errorf("during both calls open for %v", got)
+				}
+				hangUp(ends)
+				if got := w.froms(at); !slices.Equal(got, want) {
+					t.Errorf("during the other call open for %v", got)
+				}
+				if got := w.froms("198.51.100.9:30000"); len(got) != 1 {
+					t.Errorf("the other side is open for %v", got)
+				}
+				hangUp(map[string]string{"one": "two", "two": "one"}[ends])
+				if len(w.placed) > 0 || len(w.refused) > 0 {
+					t.Errorf("left: %v, refused: %v", w.placed, w.refused)
+				}
+			})
+		}
+	}
+}
+
+// A proxy that forks a call announces its media to several phones; one answers, the others are cancelled, before or after.
+func TestForkingProxy(t *testing.T) {
+	const offered = "198.51.100.9:30000"
+	proxy := netip.MustParseAddrPort("198.51.100.9:5060")
+	for _, first := range []string{"answered", "cancelled"} {
+		w := newFirewall(t, options(false))
+		var legs []*connection
+		for i := range 3 {
+			o := helpers.Tuple{Src: proxy, Dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), 5060)}
+			k := w.connect(engine.Conn{Transport: helpers.UDP, Orig: o, Reply: o.Turned()})
+			k.say(0, plain("INVITE sip:b@b.example SIP/2.0", "fork", "1 INVITE", "", i, offered))
+			legs = append(legs, k)
+		}
+		steps := []func(){
+			func() { legs[1].say(1, plain("SIP/2.0 200 OK", "fork", "1 INVITE", ";tag=b", 1, "192.0.2.11:4000")) },
+			func() {
+				for _, i := range []int{0, 2} {
+					legs[i].say(0, plain("CANCEL sip:b@b.example SIP/2.0", "fork", "1 CANCEL", "", i, ""))
+					legs[i].say(1, plain("SIP/2.0 487 Request Terminated", "fork", "1 INVITE", ";tag=c", i, ""))
+				}
+			},
+		}
+		if first == "cancelled" {
+			slices.Reverse(steps)
+		}
+		for _, do := range steps {
+			if got := w.froms(offered); len(got) == 0 {
+				t.Errorf("%s first: the caller's media are not open", first)
+			}
+			do()
+		}
+		if got := w.froms(offered); !slices.Equal(got, []string{"192.0.2.11"}) {
+			t.Errorf("%s first: the caller's media are open for %v", first, got)
+		}
+		legs[1].say(0, plain("BYE sip:b@b.example SIP/2.0", "fork", "2 BYE", ";tag=b", 9, ""))
+		if len(w.placed) > 0 || len(w.refused) > 0 {
+			t.Errorf("%s first: left %v, refused %v", first, w.placed, w.refused)
+		}
+	}
+}
