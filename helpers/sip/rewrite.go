@@ -143,16 +143,10 @@ func (e *editor) via(p *place) {
 	a, to, ok := p.endPoint(), netip.AddrPort{}, false
 	switch reader := e.seg.Dir.Other(); {
 	case e.status == 0:
-		if p.kind != viaRPort {
-			to, ok = e.nat.Translate(a)
-		}
+		to, ok = e.nat.Translate(a)
 	case e.reader.outsideVia():
-	case p.kind == viaRPort:
-		if a, ok = e.seen(reader), p.addr.Port() == e.seen(reader).Port(); ok {
-			to = e.real(reader)
-		}
-	case a == e.seen(reader) || p.kind == viaReceived && a.Addr() == e.seen(reader).Addr():
-		to, ok = e.real(reader), true
+	case p.kind == viaRPort: // another port is that of another NAT, behind this one
+		to, ok = e.real(reader), p.addr.Port() == e.seen(reader).Port()
 	case a.Addr() == e.seen(reader).Addr():
 		if to, ok = e.nat.Translate(a); to.Addr() != e.real(reader).Addr() { // a neighbour has the port
 			to = netip.AddrPortFrom(e.real(reader).Addr(), a.Port())
@@ -170,8 +164,6 @@ func (e *editor) uri(p *place) {
 	switch {
 	case a.Addr() == e.seen(reader).Addr() && e.reader.outsideContact():
 		return
-	case a == e.seen(reader):
-		to, ok = e.real(reader), true
 	case a == netip.AddrPortFrom(e.seen(reader).Addr(), e.reader.at):
 		to, ok = netip.AddrPortFrom(e.real(reader).Addr(), e.reader.port), true
 	case p.expect >= 0:
@@ -204,7 +196,7 @@ func (p *place) endPoint() netip.AddrPort {
 func (e *editor) header(p *place, a, b netip.AddrPort) {
 	alone := false // it has no port, whatever is meant
 	switch p.kind {
-	case viaReceived, viaRPort, viaMaddr, uriMaddr, uriReceived:
+	case viaReceived, viaMaddr, uriMaddr, uriReceived:
 		alone = true
 	}
 	if alone || !p.port.empty() || b.Port() == a.Port() {

@@ -113,6 +113,18 @@ Content-Length: 0
 `
 )
 
+const (
+	rest    = "Max-Forwards: 70\nf: <sip:a@a>;tag=1\nt: <sip:b@b>;tag=2\ni: 1\n"
+	twoNATs = "SIP/2.0 200 OK\nVia: SIP/2.0/UDP 203.0.113.1:61000;branch=z9hG4bK1;received=198.51.100.200;rport=50000\n" +
+		rest + "CSeq: 2 OPTIONS\n\n"
+	odd = "OPTIONS sip:b@b SIP/2.0\nVia: SIP/2.0/UDP 10.0.0.1;maddr=10.0.0.1;rport=5060;branch=z9hG4bK1\n" +
+		"Record-Route: <sip:x.example;lr;received=10.0.0.1>\n" + rest + "CSeq: 2 OPTIONS\n\n"
+	portless = "SIP/2.0 200 OK\nVia: SIP/2.0/UDP 203.0.113.1;maddr=203.0.113.1;branch=z9hG4bK1;received=203.0.113.1\n" +
+		rest + "CSeq: 2 OPTIONS\n\n"
+	viaNeighbour = "SIP/2.0 200 OK\nVia: SIP/2.0/UDP 203.0.113.1:4711;branch=z9hG4bK1\n" + rest + "CSeq: 2 OPTIONS\n\n"
+	toContact    = "BYE sip:a@203.0.113.1:4711 SIP/2.0\n" + rest + "CSeq: 2 BYE\n\n"
+)
+
 func TestRewrite(t *testing.T) {
 	sized := func(text string) string {
 		_, body, _ := strings.Cut(text, "\n\n")
@@ -150,6 +162,25 @@ func TestRewrite(t *testing.T) {
 			"alice@203.0.113.1:61000", "alice@10.0.0.1:5060", "alice@203.0.113.1:4711", "alice@10.0.0.2:4000")},
 		{"response to one that knows its outside", incoming, helpers.Reply, false, names{via: outside, contact: outside},
 			incoming},
+		// RFC 3581, section 4: received and rport are whence the server saw the request come, here from another NAT.
+		{"response through two NATs", twoNATs, helpers.Reply, false, names{}, changed(twoNATs,
+			"UDP 203.0.113.1:61000;", "UDP 10.0.0.1:5060;")},
+		// A client puts no value into rport (RFC 3581, section 3); maddr and received are hosts alone (RFC 3261, section
+		// 25.1).
+		{"odd parameters of a request", odd, helpers.Original, false, names{}, changed(odd,
+			"maddr=10.0.0.1", "maddr=203.0.113.1", "UDP 10.0.0.1;", "UDP 203.0.113.1:61000;",
+			"received=10.0.0.1", "received=203.0.113.1")},
+		{"response without the port of the flow", portless, helpers.Reply, false, names{}, changed(portless,
+			"UDP 203.0.113.1;", "UDP 10.0.0.1;", "received=203.0.113.1", "received=10.0.0.1",
+			"maddr=203.0.113.1", "maddr=10.0.0.1")},
+		// RFC 3261, section 18.2.2: the answer goes to where the request came from, whoever has that port outside.
+		{"response to a port that a neighbour has", viaNeighbour, helpers.Reply, false, names{}, changed(viaNeighbour,
+			"203.0.113.1:4711", "10.0.0.1:4711")},
+		// RFC 3261, section 12.2.1.1: a request in a dialog has the Contact as it was written.
+		{"request to a Contact whose port a neighbour has", toContact, helpers.Reply, false, names{port: 5070, at: 4711},
+			changed(toContact, "203.0.113.1:4711", "10.0.0.1:5070")},
+		{"request to the port of the flow", strings.ReplaceAll(toContact, "4711", "61000"), helpers.Reply, false,
+			names{port: 5070, at: 4711}, strings.ReplaceAll(toContact, "203.0.113.1:4711", "10.0.0.1:5060")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := rewritten(t, tt.text, tt.dir, tt.fromTo, tt.reader)
@@ -317,5 +348,35 @@ func TestEndPoint(t *testing.T) {
 func TestNameOfOutside(t *testing.T) {
 	if got := rewritten(t, incoming, helpers.Reply, true, names{contact: outside}); !strings.Contains(got, "From: <sip:alice@203.0.113.1>") {
 		t.Errorf("left: %s", got)
+	}
+}
+
+// The port by which a host is called is that of its own Contact: not of a route, nor of what it says of others.
+func TestLearnPort(t *testing.T) {
+	const head = "Call-ID: 1\nFrom: <sip:a@x>;tag=1\nTo: <sip:b@x>\nContent-Length: 0\n"
+	for _, tt := range []struct {
+		name, text string
+		dir        helpers.Dir
+		port, at   uint16
+	}{
+		{"own Contact", "INVITE sip:b@x SIP/2.0\nCSeq: 1 INVITE\nContact: <sip:a@10.0.0.1:4000>\nRecord-Route: <sip:10.0.0.1:5062;lr>\n",
+			helpers.Original, 4000, 4002},
+		// RFC 3261, section 10.3: a registrar lists what others have registered.
+		{"a registrar's answer", "SIP/2.0 200 OK\nCSeq: 1 REGISTER\nContact: <sip:a@203.0.113.1:61000>;expires=60\n", helpers.Reply, 0, 0},
+	} {
+		data := []byte(strings.ReplaceAll(tt.text+head+"\n", "\n", "\r\n"))
+		var m message
+		if err := m.parse(data, 0); err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		nat := outward
+		if tt.dir == helpers.Reply {
+			nat = inward
+		}
+		flow, got := snatFlow, names{}
+		e := editor{message: &m, seg: &helpers.Segment{Flow: &flow, Dir: tt.dir, Data: data}, nat: nat, sender: &got}
+		if e.rewrite(); got.port != tt.port || got.at != tt.at {
+			t.Errorf("%s: heard port %d, seen at %d, want %d, %d", tt.name, got.port, got.at, tt.port, tt.at)
+		}
 	}
 }

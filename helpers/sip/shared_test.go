@@ -112,3 +112,23 @@ func TestForkingProxy(t *testing.T) {
 		}
 	}
 }
+
+// A phone registers by UDP, from a port that the masquerade changes, and is to be called by TCP at that port: the Contact
+// leaves as what was reserved for TCP, not as the port of the flow (RFC 3261, section 19.1.2: the transport is the URI's).
+func TestContactOfOtherTransport(t *testing.T) {
+	w := newFirewall(t, options(false))
+	k := w.connect(site{snat: true, port: true}.conn(helpers.UDP, 0))
+	const contact = "Contact: <sip:a@%s;transport=tcp>;expires=60\r\n"
+	message := func(start, at string) []byte {
+		return fmt.Appendf(nil, "%s\r\nFrom: <sip:a@b.example>;tag=a\r\nTo: <sip:a@b.example>\r\nCall-ID: r\r\nCSeq: 1 REGISTER\r\n"+
+			contact+"Content-Length: 0\r\n\r\n", start, at)
+	}
+	left := k.say(0, message("REGISTER sip:b.example SIP/2.0", "10.0.0.1:5060"))
+	if want := message("REGISTER sip:b.example SIP/2.0", "203.0.113.1:5060"); string(left) != string(want) {
+		t.Errorf("left as\n%s", left)
+	}
+	k.say(1, message("SIP/2.0 200 OK", "203.0.113.1:5060"))
+	if at := netip.MustParseAddrPort; !w.leads(helpers.TCP, at("203.0.113.1:5060"), at("10.0.0.1:5060")) {
+		t.Errorf("open are %v", w.placed)
+	}
+}
