@@ -107,8 +107,8 @@ func (b *Batch) Err(i int) error {
 
 // Do sends the messages and takes all answers. The error is the first message's that failed.
 func (b *Batch) Do() error {
-	for first := 0; first < len(b.ops); first += slots {
-		last := min(first+slots, len(b.ops))
+	for first := 0; first < len(b.ops); first += mostAtOnce {
+		last := min(first+mostAtOnce, len(b.ops))
 		if err := b.exchange(first, last); err != nil {
 			for i := first; i < len(b.ops); i++ {
 				if o := &b.ops[i]; !o.answered {
@@ -126,19 +126,28 @@ func (b *Batch) Do() error {
 	return nil
 }
 
-// exchange sends the messages first to last in one system call. The kernel works on them before that returns
-// (netlink_unicast_kernel), so that all answers are there. It answers every error, asked or not (netlink_rcv_skb): only
-// the last message asks, and its answer says of those before that what was not complained of is done.
+// mostAtOnce is how many messages one answer may be for: if each has an error instead, the socket has room for all.
+const mostAtOnce = 96
+
+// page is how many bytes one system call sends at most, if no message is longer. For more the kernel maps pages at each
+// call, and has a thread of its own give them back (netlink_alloc_large_skb: NLMSG_GOODSIZE, with a page of 4096 bytes).
+const page = 4096 - 320
+
+// exchange sends the messages first to last. The kernel works on them before each call returns (netlink_unicast_kernel),
+// so that all answers are there. It answers every error, asked or not (netlink_rcv_skb): only the last message asks, and
+// its answer says of those before that what was not complained of is done.
 func (b *Batch) exchange(first, last int) error {
-	from, to := b.ops[first].start, len(b.out)
-	if last < len(b.ops) {
-		to = b.ops[last].start
-	}
-	base := b.c.seq + 1
+	from, base := b.ops[first].start, b.c.seq+1
 	for i := first; i < last; i++ {
-		o, next := &b.ops[i], to
-		if i+1 < last {
+		o, next := &b.ops[i], len(b.out)
+		if i+1 < len(b.ops) {
 			next = b.ops[i+1].start
+		}
+		if next-from > page && o.start > from {
+			if err := b.c.s.send(b.out[from:o.start]); err != nil {
+				return fmt.Errorf("send: %w", err)
+			}
+			from = o.start
 		}
 		header := b.out[o.start:]
 		binary.NativeEndian.PutUint32(header, uint32(next-o.start))
@@ -148,6 +157,10 @@ func (b *Batch) exchange(first, last int) error {
 		}
 		b.c.seq++
 		binary.NativeEndian.PutUint32(header[8:], b.c.seq)
+	}
+	to := len(b.out)
+	if last < len(b.ops) {
+		to = b.ops[last].start
 	}
 	if err := b.c.s.send(b.out[from:to]); err != nil {
 		return fmt.Errorf("send: %w", err)
