@@ -167,17 +167,17 @@ func (b *Batch) exchange(first, last int) error {
 	}
 	ops, lost := b.ops[first:last], false
 	for !ops[len(ops)-1].answered {
-		switch err := b.c.s.receiveOne(); { // usually there is one
+		data, whole, err := b.c.s.receiveOne() // usually there is one
+		switch {
+		case err == nil:
+			b.take(ops, base, data, whole)
 		case errors.Is(err, unix.EAGAIN):
 			return nil // nothing more will come
 		case errors.Is(err, unix.ENOBUFS):
 			lost = true // what is missing stays unanswered
-			continue
-		case err != nil:
+		default:
 			return fmt.Errorf("receive: %w", err)
 		}
-		data, whole := b.c.s.datagram(0)
-		b.take(ops, base, data, whole)
 	}
 	for i := range ops {
 		if o := &ops[i]; o.silent && !lost {

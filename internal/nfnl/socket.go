@@ -78,24 +78,20 @@ func (s *socket) receive(most int) (int, error) {
 	return nlsock.Receive(s.fd, s.headers[:most])
 }
 
-// receiveOne takes one message without waiting, as datagram(0). It costs less than receive.
-func (s *socket) receiveOne() error {
-	h := &s.headers[0]
-	h.Namelen = unix.SizeofSockaddrNetlink
+// receiveOne takes one message without waiting; whole says that nothing of it is missing. It costs less than receive, and
+// need not ask who sent it: nobody but the kernel can, to a socket that is connected to it.
+func (s *socket) receiveOne() (b []byte, whole bool, err error) {
+	into := &s.vectors[0]
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(s.vectors[0].Base)),
-			uintptr(s.vectors[0].Len), unix.MSG_DONTWAIT|unix.MSG_TRUNC, uintptr(unsafe.Pointer(h.Name)), uintptr(unsafe.Pointer(&h.Namelen)))
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(into.Base)), uintptr(into.Len),
+			unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0) // MSG_TRUNC has the message's own length
 		switch errno {
 		case 0:
-			h.N, h.Flags = uint32(n), 0
-			if n > uintptr(s.vectors[0].Len) { // MSG_TRUNC has the message's own length
-				h.Flags = unix.MSG_TRUNC
-			}
-			return nil
+			return s.buffers[:min(uint64(n), into.Len)], uint64(n) <= into.Len, nil
 		case unix.EINTR:
-			continue
+		default:
+			return nil, false, errno
 		}
-		return errno
 	}
 }
 
