@@ -35,26 +35,19 @@ func (d *deleteCommand) Run(c *context) error {
 	if s.any {
 		return &caret.Error{Message: "needs a condition; 'cthelper flush' empties the table"}
 	}
-	t, err := flows.Open()
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	if d.Explain {
-		return c.explain(t, s)
-	}
-	c.warn(s)
-	counted := func() (uint64, error) { return d.show(c, t, s, d.DryRun) }
-	if ok, err := d.may(c, "delete", connection, counted); err != nil || !ok {
-		return errors.Join(err, s.judged())
-	}
-	var done flows.Done
-	if d.Output.Kind == "" {
-		done, err = t.DeleteAll(s.filter)
-	} else {
-		done, err = d.deleteShown(c, t, s)
-	}
-	return c.touched("deleted", done, errors.Join(err, s.judged()))
+	return c.on(s, d.Explain, func(t *flows.Table) error {
+		counted := func() (uint64, error) { return d.show(c, t, s, d.DryRun) }
+		if ok, err := d.may(c, "delete", connection, counted); err != nil || !ok {
+			return err
+		}
+		var done flows.Done
+		if d.Output.Kind == "" {
+			done, err = t.DeleteAll(s.filter)
+		} else {
+			done, err = d.deleteShown(c, t, s)
+		}
+		return c.touched("deleted", done, err)
+	})
 }
 
 // show counts what would be touched, and prints it if it is asked for.
@@ -124,26 +117,19 @@ func (u *updateCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	t, err := flows.Open()
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	if u.Explain {
-		return c.explain(t, s)
-	}
-	c.warn(s)
-	counted := func() (uint64, error) { return count(t.List(s.filter)) }
-	if ok, err := u.may(c, "update", connection, counted); err != nil || !ok {
-		return errors.Join(err, s.judged())
-	}
-	var done flows.Done
-	if u.Output.Kind == "" {
-		done, err = t.UpdateAll(s.filter, change)
-	} else {
-		done, err = u.updateShown(c, t, s, change)
-	}
-	return c.touched("updated", done, errors.Join(err, s.judged()))
+	return c.on(s, u.Explain, func(t *flows.Table) error {
+		counted := func() (uint64, error) { return count(t.List(s.filter)) }
+		if ok, err := u.may(c, "update", connection, counted); err != nil || !ok {
+			return err
+		}
+		var done flows.Done
+		if u.Output.Kind == "" {
+			done, err = t.UpdateAll(s.filter, change)
+		} else {
+			done, err = u.updateShown(c, t, s, change)
+		}
+		return c.touched("updated", done, err)
+	})
 }
 
 // updateShown prints what became of each.

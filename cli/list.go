@@ -44,34 +44,24 @@ func (l *listCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	t, err := flows.Open()
-	if err != nil {
+	return c.on(s, l.Explain, func(t *flows.Table) error {
+		l.Output.Labels = l.Output.Labels || len(l.Label) > 0 // as conntrack(8)
+		p, err := l.printer(c, s.labels, false)
+		if err != nil {
+			return err
+		}
+		seq := l.entries(t, s.filter)
+		if by != nil {
+			seq = by.sorted(seq, l.Top)
+		} else if l.Top > 0 {
+			seq = first(seq, l.Top)
+		}
+		n, err := printAll(p, seq)
+		if err == nil && c.interactive() {
+			c.say("%s", amount(n, connection))
+		}
 		return err
-	}
-	defer t.Close()
-	if l.Explain {
-		return c.explain(t, s)
-	}
-	c.warn(s)
-	l.Output.Labels = l.Output.Labels || len(l.Label) > 0 // as conntrack(8)
-	p, err := l.printer(c, s.labels, false)
-	if err != nil {
-		return err
-	}
-	seq := l.entries(t, s.filter)
-	if by != nil {
-		seq = by.sorted(seq, l.Top)
-	} else if l.Top > 0 {
-		seq = first(seq, l.Top)
-	}
-	n, err := printAll(p, seq)
-	if err != nil {
-		return err
-	}
-	if c.interactive() {
-		c.say("%s", amount(n, connection))
-	}
-	return s.judged()
+	})
 }
 
 // printAll writes all of seq, and says how many there were.
@@ -141,28 +131,18 @@ func (k *countCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
-	t, err := flows.Open()
-	if err != nil {
+	return c.on(s, k.Explain, func(t *flows.Table) error {
+		n := uint64(0)
+		if s.any {
+			n, err = entries(t.Count())
+		} else {
+			n, err = count(t.List(s.filter))
+		}
+		if err == nil {
+			_, err = fmt.Fprintln(c.stdout, n)
+		}
 		return err
-	}
-	defer t.Close()
-	if k.Explain {
-		return c.explain(t, s)
-	}
-	n := uint64(0)
-	if s.any {
-		n, err = entries(t.Count())
-	} else {
-		n, err = count(t.List(s.filter))
-	}
-	if err != nil {
-		return err
-	}
-	c.warn(s)
-	if _, err := fmt.Fprintln(c.stdout, n); err != nil {
-		return err
-	}
-	return s.judged()
+	})
 }
 
 func count[T any](seq iter.Seq2[T, error]) (n uint64, err error) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -64,6 +65,21 @@ func (c *context) choose(m *criteria.Match, more *criteria.More) (*selection, er
 	return &selection{Expr: expr, filter: expr.Filter(time.Now()), labels: labels, any: text == ""}, nil
 }
 
+// on has work done with the table, on what s means; explain: it says instead which part of that is tested where.
+func (c *context) on(s *selection, explain bool, work func(t *flows.Table) error) error {
+	t, err := flows.Open()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if explain {
+		_, err := fmt.Fprint(c.stdout, s.Explain(t.Plan(s.filter)))
+		return err
+	}
+	c.warn(s)
+	return errors.Join(work(t), s.judged())
+}
+
 // warn says which fields of the condition are always zero, and why.
 func (c *context) warn(s *selection) {
 	accounting, counted := s.Needs(where.NeedsAccounting)
@@ -110,10 +126,4 @@ func amount(n uint64, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// explain prints what of the condition is tested where.
-func (c *context) explain(t *flows.Table, s *selection) error {
-	_, err := fmt.Fprint(c.stdout, s.Explain(t.Plan(s.filter)))
-	return err
 }
