@@ -145,6 +145,7 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, "\t$ipt -t mangle "+format+"\n", args...) }
 	w.WriteString("for ipt in iptables ip6tables; do\n")
 	line("-N %s", chain)
+	announced := map[helpers.Transport][]string{}
 	for _, h := range cfg.Helpers {
 		match := fmt.Sprintf("-A %s -p %s -m conntrack --ctstate ESTABLISHED ", chain, h.Transport)
 		for _, p := range (ports{set: h.Ports}).sorted() {
@@ -157,7 +158,8 @@ func writeIPTables(w *strings.Builder, cfg *Config) {
 				line("%s--sport %d %s", midstream, p, target)
 			}
 		}
-		if h.Announced != "" {
+		if h.Announced != "" && !slices.Contains(announced[h.Transport], h.Announced) { // several helpers may share one
+			announced[h.Transport] = append(announced[h.Transport], h.Announced)
 			line("%s-m helper --helper %q %s", match, h.Announced, target)
 		}
 	}

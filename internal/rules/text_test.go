@@ -79,6 +79,20 @@ func TestText(t *testing.T) {
 	}
 }
 
+// TestTextSharedLabel: helpers that share the label of what is announced have one line for it, for each transport.
+func TestTextSharedLabel(t *testing.T) {
+	cfg := several(rules.Features{XTQueue: true})
+	for i := range cfg.Helpers {
+		if cfg.Helpers[i].Announced != "" {
+			cfg.Helpers[i].Announced = "Q.931"
+		}
+	}
+	text, err := rules.Text(cfg)
+	if n := strings.Count(text, `-m helper --helper "Q.931"`); err != nil || n != 2 {
+		t.Errorf("%d lines, %v, want one for TCP and one for UDP:\n%s", n, err, text)
+	}
+}
+
 func TestWrongConfig(t *testing.T) {
 	queueing := rules.Features{NFTQueue: true}
 	helper := func(change func(*rules.Helper)) rules.Config {
