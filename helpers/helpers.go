@@ -17,7 +17,7 @@ type Protocol struct {
 	Name    string // folder, section of the configuration, NAME of --port and --helper
 	Options any    // pointer to a struct of defaults, decoded strictly from helpers.<Name>; nil: no options
 	// Helpers makes the protocol's helpers from its decoded options (a value of the type of Options). An error says
-	// which option is wrong.
+	// which option is wrong, and begins with its key and a colon.
 	Helpers func(options any) ([]Helper, error)
 }
 

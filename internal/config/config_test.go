@@ -44,7 +44,7 @@ func protocols(seen *callOptions) []helpers.Protocol {
 			Helpers: func(options any) ([]helpers.Helper, error) {
 				o := options.(*callOptions)
 				if o.Wait < 0 {
-					return nil, errors.New("wait must not be negative")
+					return nil, errors.New("wait: it must not be negative")
 				}
 				if seen != nil {
 					*seen = *o
@@ -226,7 +226,7 @@ func TestParseErrors(t *testing.T) {
 		{"key that is no word", "1: 2\n", `f.yaml:1:1: 1 is not a key of the file: known are helpers, policy, queue, rules, older, fail, state, log`},
 		{"list for a section", "policy: [a]\n", `f.yaml:1:9: policy must be keys with values, one a line: known are late, foreign, min-port, limits`},
 		{"option of a wrong type", "helpers:\n  call:\n    loose: perhaps\n", `f.yaml:3:12: cannot unmarshal string into Go struct field callOptions.Loose of type bool`},
-		{"option refused by the helper", "helpers:\n  ftp: {}\n  call:\n    wait: -1s\n", `f.yaml:3:3: helpers.call: wait must not be negative`},
+		{"option refused by the helper", "helpers:\n  ftp: {}\n  call:\n    wait: -1s\n", `f.yaml:4:11: helpers.call: wait: it must not be negative`},
 		{"alias in an option", "helpers:\n  call:\n    realms: &a [x, *a]\n", `f.yaml:3:13: anchors and aliases are not read here: write the value itself`},
 		{"port zero", "helpers:\n  ftp:\n    ports: [21, 0]\n", `f.yaml:3:17: a port must be a number from 1 to 65535`},
 		{"port too high", "helpers:\n  ftp:\n    ports:\n    - 65536\n", `f.yaml:4:7: a port must be a number from 1 to 65535`},

@@ -21,11 +21,23 @@ var common = []string{"enabled", "ports"}
 // section is what the file says of a protocol.
 type section struct {
 	protocol helpers.Protocol
-	options  any      // a copy of the protocol's defaults, changed by the file
-	keys     []string // of options
-	key      ast.Node // where the section is; nil: not in the file
+	options  any                     // a copy of the protocol's defaults, changed by the file
+	keys     []string                // of options
+	key      ast.Node                // where the section is; nil: not in the file
+	own      []*ast.MappingValueNode // options in the file
 	enabled  bool
 	ports    ast.Node // nil: standard ports
+}
+
+// about is the value that a protocol complains of, by the option's name before a colon.
+func (s *section) about(err error) ast.Node {
+	name, _, _ := strings.Cut(err.Error(), ":")
+	for _, v := range s.own {
+		if v.Key.GetToken().Value == name {
+			return v.Value
+		}
+	}
+	return s.key
 }
 
 func protocolSections(protocols []helpers.Protocol) ([]section, error) {
@@ -105,6 +117,7 @@ func (r *reader) section(e entry, s *section) {
 		r.bad(tokenOf(alias), "anchors and aliases are not read here: write the value itself")
 		return
 	}
+	s.own = own
 	options := ast.Mapping(own[0].Start, false, own...)
 	if err := yaml.NodeToValue(options, s.options, yaml.Strict()); err != nil {
 		r.yamlError(options, err)
@@ -148,7 +161,7 @@ func (r *reader) helpers(cfg *Config, sections []section) error {
 			if s.key == nil {
 				return fmt.Errorf("protocol %s: %w", s.protocol.Name, err)
 			}
-			r.bad(tokenOf(s.key), "helpers.%s: %v", s.protocol.Name, err)
+			r.bad(tokenOf(s.about(err)), "helpers.%s: %v", s.protocol.Name, err)
 			continue
 		}
 		for _, h := range made {
