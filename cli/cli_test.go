@@ -79,6 +79,7 @@ func TestRun(t *testing.T) {
 			[]string{"198.51.100.9:40001"}, []string{text + ": damaged at byte 0: neither pcap nor pcapng"}},
 		{"no file, then a good one", []string{"replay", filepath.Join(dir, "none.pcap"), made + "passive.pcap"}, 1,
 			[]string{"198.51.100.9:40001"}, []string{"none.pcap: no such file"}},
+		{"no save file", []string{"restore", filepath.Join(dir, "none.save")}, 2, nil, []string{"none.save: no such file"}},
 		{"a folder", []string{"replay", dir}, 1, nil, []string{"is a directory"}},
 	}
 	for _, tt := range tests {

@@ -95,7 +95,7 @@ func (r *restoreCommand) Run(c *context) error {
 	if r.File != "-" {
 		file, err := os.Open(r.File)
 		if err != nil {
-			return err
+			return usageError{err} // as conntrack(8)
 		}
 		defer file.Close()
 		in = file
