@@ -148,9 +148,10 @@ type Done struct {
 	Refused uint64 // the error is the first one's
 }
 
-// DeleteAll deletes what f means. What is listed is deleted in batches, and every answer looked at; if Plan has shown that
-// the kernel can test all of f, it is one request for each family. Plan's trial walks through the table as often as a
-// listing does: it pays for who deletes by the same filter again. Entries that flow tables have stay (ErrBusy).
+// DeleteAll deletes what f means. A few entries, and what the kernel cannot test by itself, are listed and deleted in
+// batches, and every answer is looked at. Many go by one request for each family, if it is known that the kernel tests all
+// of f when it deletes. Where that takes a trial that walks through the machine's tables (addresses of IPv6, reply tuples,
+// zones), only Plan makes it: it pays for who deletes by the same filter again. Entries that flow tables have stay (ErrBusy).
 func (t *Table) DeleteAll(f *Filter) (Done, error) {
 	if f == nil {
 		f = &Filter{}
@@ -158,16 +159,75 @@ func (t *Table) DeleteAll(f *Filter) (Done, error) {
 	if !t.shown(f) {
 		return t.DeleteEach(t.List(f))
 	}
+	done := Done{Exact: true}
+	asks := f.requests(f.parts())
+	conns, err := t.ask(nfnl.CTGet, asks)
+	defer t.leave(conns)
+	for i := 0; err == nil && i < len(conns); i++ {
+		var some []Flow
+		var more bool
+		switch some, more, err = t.sample(conns[i], f); {
+		case errors.Is(err, errTrial):
+			err = done.add(t.DeleteEach(t.List(f)))
+		case err != nil:
+			err = explain(err, "", nil)
+		case more:
+			err = done.add(t.deleteMatching(&asks[i]))
+		default:
+			t.keep(conns[i])
+			conns[i] = nil
+			err = done.add(t.DeleteEach(each(some)))
+		}
+	}
+	return done, err
+}
+
+func (d *Done) add(more Done, err error) error {
+	d.Entries, d.Gone, d.Refused = d.Entries+more.Entries, d.Gone+more.Gone, d.Refused+more.Refused
+	d.Exact = d.Exact && more.Exact
+	return err
+}
+
+// few is how many entries are as well deleted one by one.
+const few = 4096
+
+// sample takes a listing's entries, if they are few; more: there are others. errTrial: the kernel lists what f does not mean.
+func (t *Table) sample(c *nfnl.Conn, f *Filter) (some []Flow, more bool, err error) {
+	strange := false
+	err = c.Take(func(e *nfnl.Connection) bool {
+		one := flow(e)
+		if strange, more = !f.Match(&one), len(some) == t.few; strange || more {
+			return false
+		}
+		some = append(some, one)
+		return true
+	})
+	if strange {
+		err = errTrial
+	}
+	return some, more, err
+}
+
+func each(all []Flow) iter.Seq2[*Flow, error] {
+	return func(yield func(*Flow, error) bool) {
+		for i := range all {
+			if !yield(&all[i], nil) {
+				return
+			}
+		}
+	}
+}
+
+// deleteMatching has the kernel delete all that ask means.
+func (t *Table) deleteMatching(ask *nfnl.Filter) (Done, error) {
 	before, _, err := t.Count()
 	if err != nil {
 		return Done{}, err
 	}
-	for _, ask := range f.requests(f.parts()) {
-		b := t.conn.Begin()
-		b.DeleteMatching(&ask)
-		if err := b.Do(); err != nil {
-			return Done{}, explain(err, "", nil)
-		}
+	b := t.conn.Begin()
+	b.DeleteMatching(ask)
+	if err := b.Do(); err != nil {
+		return Done{}, explain(err, "", nil)
 	}
 	after, _, err := t.Count()
 	return Done{Entries: uint64(max(int64(before)-int64(after), 0))}, err

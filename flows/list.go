@@ -32,25 +32,11 @@ func (t *Table) list(message uint16, f *Filter) iter.Seq2[*Flow, error] {
 	}
 	return func(yield func(*Flow, error) bool) {
 		asks := f.requests(t.listed(f))
-		whole := 0
-		conns := make([]*nfnl.Conn, 0, len(asks))
-		defer func() { // of a loop that is left, or panics, too
-			for i, c := range conns {
-				if i < whole {
-					t.keep(c)
-				} else {
-					_ = c.Close()
-				}
-			}
-		}()
-		for i := range asks { // the kernel works on all of them at once
-			c, err := t.lister()
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			conns = append(conns, c)
-			c.Ask(message, &asks[i], i > 0)
+		conns, err := t.ask(message, asks)
+		defer t.leave(conns) // of a loop that is left, or panics, too
+		if err != nil {
+			yield(nil, err)
+			return
 		}
 		var out Flow
 		for i, c := range conns {
@@ -71,7 +57,31 @@ func (t *Table) list(message uint16, f *Filter) iter.Seq2[*Flow, error] {
 				yield(nil, explain(err, "", nil))
 				return
 			}
-			whole++
+			t.keep(c)
+			conns[i] = nil
+		}
+	}
+}
+
+// ask begins to list. The kernel works on all questions at once.
+func (t *Table) ask(message uint16, asks []nfnl.Filter) (conns []*nfnl.Conn, err error) {
+	conns = make([]*nfnl.Conn, 0, len(asks))
+	for i := range asks {
+		c, err := t.lister()
+		if err != nil {
+			return conns, err
+		}
+		conns = append(conns, c)
+		c.Ask(message, &asks[i], i > 0)
+	}
+	return conns, nil
+}
+
+// leave gives up the listings that are not at their ends; the others are nil.
+func (t *Table) leave(conns []*nfnl.Conn) {
+	for _, c := range conns {
+		if c != nil {
+			_ = c.Close()
 		}
 	}
 }

@@ -18,6 +18,7 @@ type Table struct {
 	spare []*nfnl.Conn    // for listings; fewer while one is under way, and when one was broken off
 	home  namespace
 	tried map[trial]bool
+	few   int // of DeleteAll
 }
 
 // spares are the sockets that a listing needs: one for each family.
@@ -31,7 +32,7 @@ func Open() (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{home: home}
+	t := &Table{home: home, few: few}
 	t.conn, err = nfnl.Dial()
 	for err == nil && len(t.spare) < spares {
 		var c *nfnl.Conn

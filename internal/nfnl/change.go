@@ -138,3 +138,23 @@ func (b *Batch) DeleteMatching(f *Filter) {
 	b.out[len(b.out)-3] = 1 // nfgenmsg.version: the family is looked at (ctnetlink_del_conntrack)
 	b.out = f.put(b.out)
 }
+
+// DeleteMisread appends a delete for each kind of condition that f has, with that condition written so that a kernel which
+// reads it refuses (EINVAL, EOPNOTSUPP). One that does not deletes too much: it is for an empty table. Zones, and the family
+// alone, cannot be written so.
+func (b *Batch) DeleteMisread(f *Filter) {
+	if f.OrigBits|f.ReplyBits != 0 { // a field that there is not (ctnetlink_parse_filter)
+		odd := *f
+		odd.OrigBits, odd.ReplyBits = f.OrigBits|noField, f.ReplyBits|noField
+		b.DeleteMatching(&odd)
+	}
+	// A mask of nothing (ctnetlink_filter_parse_mark, ctnetlink_filter_parse_status). The family makes it a filter.
+	if f.MarkMask != 0 {
+		b.DeleteMatching(&Filter{Family: unix.AF_INET})
+		b.out = putUint32(b.out, ctaMarkMask, f.MarkMask)
+	}
+	if f.StatusMask != 0 {
+		b.DeleteMatching(&Filter{Family: unix.AF_INET})
+		b.out = putUint32(b.out, ctaStatusMask, f.StatusMask)
+	}
+}

@@ -20,6 +20,8 @@ const (
 	FieldICMPv6Type = 1 << 9
 	FieldICMPv6Code = 1 << 10
 	FieldICMPv6ID   = 1 << 11
+
+	noField = 1 << 31
 )
 
 const (
