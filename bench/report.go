@@ -175,6 +175,9 @@ func (r *results) values(kernel, measure, variant, unit string) map[int]float64 
 func (r *results) goals(w io.Writer) {
 	fmt.Fprintf(w, "| measure | goal | %s |\n|---|---|%s\n", strings.Join(r.kernels, " | "), strings.Repeat("---|", len(r.kernels)))
 	for _, g := range append(slices.Clone(goals), tableGoals()...) {
+		if !slices.ContainsFunc(r.samples, func(s sample) bool { return s.Measure == g.measure }) {
+			continue // left out by -only
+		}
 		fmt.Fprintf(w, "| %s | %s |", g.text, &g.bound)
 		for _, k := range r.kernels {
 			fmt.Fprintf(w, " %s |", r.cell(k, g))

@@ -37,6 +37,7 @@ const (
 	oursHere  = "cthelper --where" // a condition that no kernel tests
 	library   = "flows, IPv4, planned"
 	cTables   = "C, IPv4" // bench/c/tables.c
+	cEach     = "C, each"
 	timo      = "ti-mo"
 )
 
@@ -65,7 +66,7 @@ func tableMeasures() []measure {
 		{filtered, []string{tool, ours, oursFour, cTables}, nil},
 	}
 	for _, s := range shares {
-		all = append(all, measure{s.name(), []string{tool, ours, oursFour, oursHere, library, cTables}, nil})
+		all = append(all, measure{s.name(), []string{tool, ours, oursFour, oursHere, library, cTables, cEach}, nil})
 	}
 	return append(all, measure{watched, []string{own, timo}, nil})
 }
@@ -85,6 +86,8 @@ func tableGoals() []goal {
 			goal{what + "cthelper / conntrack -D", s.name(), "ms", ours, tool, most(0.1)},
 			goal{what + "cthelper, IPv4 only / conntrack -D", s.name(), "ms", oursFour, tool, most(0.1)},
 			goal{what + "cthelper, by a condition that no kernel tests / conntrack -D", s.name(), "ms", oursHere, tool, most(0.2)},
+			goal{what + "C that lists all and deletes in batches / conntrack -D", s.name(), "ms", cEach, tool, shown},
+			goal{what + "cthelper, by a condition that no kernel tests / that C", s.name(), "ms", oursHere, cEach, shown},
 			goal{what + "the kernel's own delete, after its trial, IPv4 only / conntrack -D", s.name(), "ms", library, tool, most(0.1)},
 			goal{what + "C, the kernel's own delete alone, IPv4 only / conntrack -D", s.name(), "ms", cTables, tool, shown},
 		)
@@ -109,7 +112,7 @@ func split(s sample) []sample {
 	return all
 }
 
-const tablesMethod = `| list, kill | 1,000,000 TCP connections of IPv4 (50,000 in the emulated machine), no events and no accounting; conntrack(8) and cthelper write to a file. Kills are by destination port, and the table is filled again after each. Both families are meant where no other is named, and the kernel is asked for each. "Planned" is flows' DeleteAll when its filter has been tried before. The C program sends one request, for one family | as many lines as connections; as many are gone |
+const tablesMethod = `| list, kill | 1,000,000 TCP connections of IPv4 (50,000 in the emulated machine), no events and no accounting; conntrack(8) and cthelper write to a file. Kills are by destination port, and the table is filled again after each. Both families are meant where no other is named, and the kernel is asked for each. "Planned" is flows' DeleteAll when its filter has been tried before. The C program sends one request, for one family; for "each" it lists all, as cthelper does, and deletes in batches | as many lines as connections; as many are gone |
 | events | 100,000 connections made and deleted as fast as it goes; who reads is a process of its own: flows with its default buffer, ti-mo/conntrack with 1 GiB, as it ends when one is lost; its processor time by events that it saw | each was seen, or counted as lost |
 `
 
@@ -184,6 +187,7 @@ func (t *tables) kill(s share) error {
 		all = append(all,
 			after(oursFour, 0, ours, "delete", "-f", "ipv4", "-p", "tcp", "--orig-port-dst", port),
 			after(oursHere, 0, ours, "delete", "--where", "orig.dport + 0 == "+port),
+			after(cEach, 1, "tables", "each", port),
 			func() error { return errors.Join(t.planned(s), t.gone(gone), t.fill()) })
 	}
 	return t.inAnyOrder(all...)

@@ -1,5 +1,7 @@
-/* Lists or deletes connections with the one message that cthelper sends, and does nothing with the answer: the floor.
- * usage: tables list|delete [4|6 PORT]     PORT is the destination port of TCP connections; prints the entries listed */
+/* Lists or deletes connections with the one message that cthelper sends, and does nothing with the answer: the floor. "each"
+ * is for what no kernel tests: it lists all, looks for the port itself, and deletes 128 at once.
+ * usage: tables list|delete [4|6 PORT]     PORT is the destination port of TCP connections; prints the entries listed
+ *        tables each PORT */
 #include <arpa/inet.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
@@ -53,12 +55,70 @@ static void filter(int six, int port)
 	end(nest);
 }
 
+/* find gives the attribute of a type among those in n bytes. */
+static struct nlattr *find(void *from, int n, int type)
+{
+	for (unsigned char *p = from; n >= 4;) {
+		struct nlattr *a = (void *)p;
+		int whole = (a->nla_len + 3) & ~3;
+		if (a->nla_len < 4 || a->nla_len > n)
+			return NULL;
+		if ((a->nla_type & NLA_TYPE_MASK) == type)
+			return a;
+		p += whole;
+		n -= whole;
+	}
+	return NULL;
+}
+
+static struct nlattr *inside(struct nlattr *a, int type) { return a ? find(a + 1, a->nla_len - 4, type) : NULL; }
+
+static unsigned char many[128 * 256];
+static int s2, filled, together;
+
+static void flush(void)
+{
+	unsigned char answers[8192]; /* to what was gone */
+	if (filled && send(s2, many, filled, 0) != filled)
+		perror("send");
+	while (recv(s2, answers, sizeof answers, MSG_DONTWAIT) > 0)
+		;
+	filled = together = 0;
+}
+
+/* each deletes the entry of a message if its port is that. */
+static void each(struct nlmsghdr *m, int port)
+{
+	unsigned char *attrs = (unsigned char *)NLMSG_DATA(m) + sizeof(struct nfgenmsg);
+	int n = m->nlmsg_len - sizeof *m - sizeof(struct nfgenmsg);
+	struct nlattr *tuple = find(attrs, n, CTA_TUPLE_ORIG), *id = find(attrs, n, CTA_ID);
+	struct nlattr *dst = inside(inside(tuple, CTA_TUPLE_PROTO), CTA_PROTO_DST_PORT);
+	if (!dst || !id || *(unsigned short *)(dst + 1) != htons(port))
+		return;
+	struct nlmsghdr *h = (void *)(many + filled);
+	memset(h, 0, sizeof *h + sizeof(struct nfgenmsg));
+	h->nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE;
+	h->nlmsg_flags = NLM_F_REQUEST;
+	*(struct nfgenmsg *)NLMSG_DATA(h) = *(struct nfgenmsg *)NLMSG_DATA(m);
+	h->nlmsg_len = sizeof *h + sizeof(struct nfgenmsg);
+	struct nlattr *copied[] = {tuple, id};
+	for (int i = 0; i < 2; i++) {
+		memcpy((unsigned char *)h + h->nlmsg_len, copied[i], (copied[i]->nla_len + 3) & ~3);
+		h->nlmsg_len += (copied[i]->nla_len + 3) & ~3;
+	}
+	filled += h->nlmsg_len;
+	if (++together == 128)
+		flush();
+}
+
 int main(int argc, char **argv)
 {
 	struct nlmsghdr *h = (void *)out;
 	struct nfgenmsg *g = (void *)(out + sizeof *h);
-	if (argc != 2 && argc != 4)
+	int port = argc == 3 && !strcmp(argv[1], "each") ? atoi(argv[2]) : 0;
+	if (argc != 2 && argc != 4 && !port)
 		return 2;
+	s2 = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
 	int delete = !strcmp(argv[1], "delete"), six = argc == 4 && !strcmp(argv[2], "6");
 	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
 	long entries = 0;
@@ -86,9 +146,12 @@ int main(int argc, char **argv)
 		for (struct nlmsghdr *m = (void *)in; NLMSG_OK(m, (unsigned)n); m = NLMSG_NEXT(m, n)) {
 			if (m->nlmsg_type != NLMSG_DONE && m->nlmsg_type != NLMSG_ERROR) {
 				entries++;
+				if (port)
+					each(m, port);
 				continue;
 			}
 			int error = *(int *)NLMSG_DATA(m);
+			flush();
 			printf("%ld\n", entries);
 			if (error)
 				fprintf(stderr, "%s\n", strerror(-error));
