@@ -244,7 +244,7 @@ func (r *results) medians(w io.Writer) {
 		fmt.Fprintf(w, "\nLinux %s:\n\n| measure | variant | median | samples |\n|---|---|---|---|\n", k)
 		for _, m := range append(measures(), tableMeasures()...) {
 			for _, v := range m.variants {
-				for _, unit := range []string{"per second", perCPU, "ns", "ns with timeout", "bytes per second", "ms", "KiB resident", "lost"} {
+				for _, unit := range []string{"per second", perCPU, "ns", "ns with timeout", "bytes per second", "ms", "cpu ms", "KiB resident", "lost"} {
 					all := r.values(k, m.name, v, unit)
 					if len(all) == 0 {
 						continue

@@ -92,6 +92,13 @@ func tableGoals() []goal {
 			goal{what + "C, the kernel's own delete alone, IPv4 only / conntrack -D", s.name(), "ms", cTables, tool, shown},
 		)
 	}
+	for _, m := range tableMeasures() { // which says more where the machine does other things too
+		for _, v := range m.variants[1:] {
+			if m.name != watched && v != library {
+				goals = append(goals, goal{m.name + ", processor time: " + v + " / conntrack", m.name, "cpu ms", v, tool, shown})
+			}
+		}
+	}
 	return append(goals,
 		goal{"processor time for an event: flows / ti-mo's Listen", watched, "ns", own, timo, most(0.5)})
 }
@@ -227,6 +234,8 @@ func (t *tables) run(measure, variant string, lines int, program string, args ..
 		return fmt.Errorf("%s: %d lines, want %d (%v)", cmd, got, lines, err)
 	}
 	t.put(measure, variant, "ms", 1000*took.Seconds())
+	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	t.put(measure, variant, "cpu ms", 1000*cpu.Seconds())
 	// Of this process too, as the child begins as it: more than the program's own.
 	t.put(measure, variant, "KiB resident", float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss))
 	return nil
