@@ -65,7 +65,17 @@ func (k *topCommand) Run(c *context) error {
 		return chosen.Filter(time.Now()), nil
 	}
 	return top.Run(top.Options{
-		Screen: screen, List: list.List, Count: list.Count, Delete: kill.Delete, Compile: compile,
+		Screen: screen, List: list.List, Count: list.Count, Delete: kill.Delete, Compile: compile, Why: explained,
 		Filter: given, Base: s.filter, Every: k.Interval, Sort: k.Sort, Tree: k.Tree, Hint: hint, Now: time.Now,
 	})
+}
+
+// explained is what 'cthelper why' says.
+func explained(f *flows.Flow) (string, error) {
+	t, err := flows.Open()
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	return (&whyCommand{}).explain(t, f, nil)
 }

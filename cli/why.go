@@ -75,7 +75,11 @@ func (w *whyCommand) Run(c *context) error {
 		return err
 	}
 	for i := range found {
-		if err := w.explain(c, t, &found[i], said); err != nil {
+		text, err := w.explain(t, &found[i], said)
+		if err == nil {
+			_, err = io.WriteString(c.stdout, text)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -117,10 +121,10 @@ func flowCondition(text string) (string, error) {
 		src.Addr(), src.Port(), dst.Addr(), dst.Port()), nil
 }
 
-func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map[string]why.Announced) error {
+func (w *whyCommand) explain(t *flows.Table, f *flows.Flow, said map[string]why.Announced) (string, error) {
 	r, err := why.Find(f, t.List)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var b strings.Builder
 	line := func(what, format string, args ...any) {
@@ -129,24 +133,22 @@ func (w *whyCommand) explain(c *context, t *flows.Table, f *flows.Flow, said map
 	fmt.Fprintln(&b, named(f))
 	if !r.Related {
 		line("related", "no: no connection announced it")
-		_, err := io.WriteString(c.stdout, b.String())
-		return err
+		return b.String(), nil
 	}
 	line("related", "yes: it was expected when it began (status EXPECTED)")
 	w.master(line, f, &r)
 	if err := above(line, t, &r); err != nil {
-		return err
+		return "", err
 	}
-	if err := c.pending(line, f); err != nil {
-		return err
+	if err := pending(line, f); err != nil {
+		return "", err
 	}
 	if w.Log != "" {
 		announced(line, said[format.Name(f)])
 	} else if expect.HelperOf(r.Helper) != "" || r.Shadow {
 		line("announced", "the daemon's log says by which line: --log FILE")
 	}
-	_, err = io.WriteString(c.stdout, b.String())
-	return err
+	return b.String(), nil
 }
 
 func (w *whyCommand) master(line func(what, format string, args ...any), f *flows.Flow, r *why.Reason) {
@@ -210,7 +212,7 @@ func above(line func(what, format string, args ...any), t *flows.Table, r *why.R
 const mostPending = 10
 
 // pending are the expectations that the master has besides: the one that was used is gone, unless it is permanent.
-func (c *context) pending(line func(what, format string, args ...any), f *flows.Flow) error {
+func pending(line func(what, format string, args ...any), f *flows.Flow) error {
 	t, err := expect.Open()
 	if err != nil {
 		return err

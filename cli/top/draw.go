@@ -134,11 +134,11 @@ func (v *view) draw() {
 	c := canvas{v.o.Screen, width, height}
 	plain := tcell.StyleDefault
 	c.screen.HideCursor()
-	if v.mode == helping {
+	if v.mode == reading {
 		for y := range height {
 			text := ""
-			if y < len(helpText) {
-				text = helpText[y]
+			if y < len(v.page) {
+				text = v.page[y]
 			}
 			c.line(y, text, plain)
 		}
@@ -160,6 +160,7 @@ var helpText = []string{
 	"  r                                 sort the other way round",
 	"  f or /                            only connections for which an expression is true (cthelper fields)",
 	"  t                                 tree: announced connections below those that announced them",
+	"  w                                 why the chosen connection is related (cthelper why)",
 	"  k or Delete                       kill the chosen connection, after a question",
 	"  p or space                        hold the picture",
 	"  q or Escape                       leave",
@@ -340,6 +341,6 @@ func (v *view) bottom(c canvas) {
 	case v.hint != "":
 		c.line(y, v.hint, style)
 	default:
-		c.line(y, "q leave  s sort  r reverse  f filter  t tree  k kill  p hold  h help", style)
+		c.line(y, "q leave  s sort  r reverse  f filter  t tree  w why  k kill  p hold  h help", style)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -21,8 +22,9 @@ type Options struct {
 	Count   func() (entries, limit uint32, err error)         // by the same
 	Delete  func(*flows.Flow) error                           // by another one
 	Compile func(expression string) (*flows.Filter, error)
-	Filter  string        // expression to begin with
-	Base    *flows.Filter // what Filter compiles to
+	Why     func(*flows.Flow) (string, error) // why it is related, in lines; called by a goroutine of its own
+	Filter  string                            // expression to begin with
+	Base    *flows.Filter                     // what Filter compiles to
 	Every   time.Duration
 	Sort    string
 	Tree    bool
@@ -43,6 +45,13 @@ func SortKeys() []string {
 type sampled struct {
 	tcell.EventTime
 	*Sample
+}
+
+// explained is an event of the screen's loop: there is an answer to why.
+type explained struct {
+	tcell.EventTime
+	text string
+	err  error
 }
 
 // Run shows the table until somebody leaves.
@@ -76,6 +85,8 @@ func Run(o Options) error {
 			return nil // the screen is gone
 		case *sampled:
 			v.take(ev.Sample)
+		case *explained:
+			v.explain(ev)
 		case *tcell.EventResize:
 			o.Screen.Sync()
 		case *tcell.EventKey:
@@ -113,7 +124,7 @@ const (
 	browsing mode = iota
 	filtering
 	killing
-	helping
+	reading
 )
 
 // view is what is on the screen.
@@ -134,6 +145,8 @@ type view struct {
 	paused   bool
 	left     bool
 	victim   flows.Flow // while killing
+	page     []string   // while reading
+	asked    bool       // why
 }
 
 // take shows a new sample; the selected row stays selected.
@@ -175,7 +188,7 @@ func (v *view) key(ev *tcell.EventKey) {
 		v.keyFilter(ev)
 	case killing:
 		v.keyKill(ev)
-	case helping:
+	case reading:
 		v.mode = browsing
 	default:
 		v.keyBrowse(ev)
@@ -228,7 +241,9 @@ func (v *view) letter(r rune) {
 	case 'p', ' ':
 		v.paused = !v.paused
 	case 'h', '?':
-		v.mode = helping
+		v.mode, v.page = reading, helpText
+	case 'w':
+		v.why()
 	}
 }
 
@@ -286,6 +301,32 @@ func (v *view) refuse(err error) {
 	var at *caret.Error
 	if errors.As(err, &at) && at.Text == string(v.typed) {
 		v.message, v.wrong = at.Message, utf8.RuneCountInString(caret.Plain(at.Text[:at.At]))
+	}
+}
+
+// why asks why the selected row is related. It is a search through the table, which is not waited for.
+func (v *view) why() {
+	if v.asked || v.sample == nil || v.at >= len(v.sample.rows) {
+		return
+	}
+	f := v.sample.rows[v.at].Flow
+	v.asked, v.message = true, "searching the table"
+	go func() {
+		text, err := v.o.Why(&f)
+		_ = v.o.Screen.PostEvent(&explained{text: text, err: err})
+	}()
+}
+
+// explain shows the answer, unless somebody has gone on to something else.
+func (v *view) explain(ev *explained) {
+	v.asked = false
+	switch {
+	case v.mode != browsing:
+	case ev.err != nil:
+		v.message = ev.err.Error()
+	default:
+		v.mode, v.message = reading, ""
+		v.page = append(strings.Split(ev.text, "\n"), "  any key goes back")
 	}
 }
 

@@ -110,6 +110,12 @@ func open(t *testing.T, all ...flows.Flow) *bed {
 		b.done <- Run(Options{
 			Screen: b.screen, List: b.table.list, Count: b.table.count, Delete: b.table.delete, Now: time.Now,
 			Every: 20 * time.Millisecond, Sort: "bytes", Hint: "",
+			Why: func(f *flows.Flow) (string, error) {
+				if f.ID == 1 {
+					return "", errors.New("no answer")
+				}
+				return "yes:\n  of " + f.Orig.Src.String(), nil
+			},
 			Compile: func(text string) (*flows.Filter, error) {
 				if strings.Contains(text, "foo") {
 					return nil, &caret.Error{Text: text, At: strings.Index(text, "foo"), Message: "unknown: foo"}
@@ -177,6 +183,10 @@ func TestView(t *testing.T) {
 	b.shows("tree", "tcp", ":1001", "  tcp", ":1004")
 	b.keys("th")
 	b.shows("choose a connection", "any key goes back")
+	b.keys(" w")
+	b.shows("no answer")
+	b.keys("↓↓↓w")
+	b.shows("yes:", "  of 10.0.0.1:1004", "any key goes back")
 	b.keys(" f")
 	b.shows("filter: ")
 	b.keys("foo\n")
