@@ -41,7 +41,11 @@ func (t *table) list(f *flows.Filter) iter.Seq2[*flows.Flow, error] {
 	}
 }
 
-func (t *table) count() (entries, limit uint32, err error) { return uint32(len(t.all)), 1000, nil }
+func (t *table) count() (entries, limit uint32, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return uint32(len(t.all)), 1000, nil
+}
 
 func (t *table) delete(f *flows.Flow) error {
 	t.mu.Lock()
