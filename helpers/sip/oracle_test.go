@@ -149,12 +149,10 @@ func (w *differences) addresses(m *message, data []byte, theirs sipgo.Message) {
 			switch h := h.(type) {
 			case *sipgo.FromHeader:
 				host, port = h.Address.Host, h.Address.Port
-				tag, _ := h.Params.Get("tag")
-				w.same("tag of From", string(m.fromTag.of(data)), strings.TrimSpace(tag))
+				w.tag("tag of From", m.fromTag.of(data), h.Params)
 			case *sipgo.ToHeader:
 				host, port = h.Address.Host, h.Address.Port
-				tag, _ := h.Params.Get("tag")
-				w.same("tag of To", string(m.toTag.of(data)), strings.TrimSpace(tag))
+				w.tag("tag of To", m.toTag.of(data), h.Params)
 			case *sipgo.ContactHeader:
 				host, port = h.Address.Host, h.Address.Port
 			case *sipgo.RouteHeader:
@@ -227,6 +225,20 @@ type differences struct{ strings.Builder }
 func (w *differences) same(what, here, there string) {
 	if here != there {
 		w.WriteString(what + " is " + strconv.Quote(here) + ", of the other " + strconv.Quote(there) + "\n")
+	}
+}
+
+// tag compares a tag. Names of parameters are read in any case (RFC 3261, section 7.3.1), which sipgo does not do; none
+// stands there twice.
+func (w *differences) tag(what string, here []byte, there sipgo.HeaderParams) {
+	var tags []string
+	for _, p := range there {
+		if strings.EqualFold(p.K, "tag") {
+			tags = append(tags, strings.TrimSpace(p.V))
+		}
+	}
+	if len(tags) < 2 {
+		w.same(what, string(here), strings.Join(tags, ""))
 	}
 }
 
