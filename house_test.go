@@ -29,6 +29,8 @@ var allowed = map[string][]string{
 	"helpers/h323/wire":     {},
 	"helpers/h323/h323test": {"helpers/h323/wire"},
 
+	"helpers/sip/siptest": {},
+
 	"internal/nlsock":    {},
 	"internal/nfnl":      {"internal/nlsock"},
 	"internal/packet":    {"helpers"},
@@ -73,7 +75,7 @@ var allowed = map[string][]string{
 }
 
 // testOnly are imported by tests alone.
-var testOnly = []string{"pcaps", "helpers/helpertest", "helpers/h323/h323test", "internal/netnstest"}
+var testOnly = []string{"pcaps", "helpers/helpertest", "helpers/h323/h323test", "helpers/sip/siptest", "internal/netnstest"}
 
 // impure is what a helper may not import: it does no I/O and asks no clock.
 var impure = regexp.MustCompile(`^(os|os/.*|syscall|log|log/.*|math/rand|math/rand/.*|net|net/http|io/ioutil|unsafe|C)$`)

@@ -171,16 +171,16 @@ func TestTorture(t *testing.T) {
 	} {
 		var w strings.Builder
 		for _, m := range corpus(t, name) {
-			fmt.Fprintf(&w, "%s %s %s\n%s", m.section, m.name, m.title, understood(m.data))
+			fmt.Fprintf(&w, "%s %s %s\n%s", m.Section, m.Name, m.Title, understood(m.Data))
 			script := dialogue(ends[0], ends[1])
-			script.Says = []helpertest.Say{{Data: m.data}}
+			script.Says = []helpertest.Say{{Data: m.Data}}
 			for _, line := range answers(t, udp, script)[0] {
 				fmt.Fprintf(&w, "  = %s\n", line)
 			}
 			var read message
-			err := read.parse(m.data, 0)
-			if why, listed := invalid[m.name]; (err != nil) != (listed && why == "") {
-				t.Errorf("%s %s: %v, invalid %v", m.section, m.name, err, listed)
+			err := read.parse(m.Data, 0)
+			if why, listed := invalid[m.Name]; (err != nil) != (listed && why == "") {
+				t.Errorf("%s %s: %v, invalid %v", m.Section, m.Name, err, listed)
 			}
 		}
 		golden(t, name, w.String())
@@ -205,20 +205,20 @@ func TestCallFlows(t *testing.T) {
 	udp, tcp := both(t, defaults())
 	var hops []*hop
 	for _, m := range corpus(t, "rfc3665") {
-		sender, receiver, _ := strings.Cut(m.title, " > ")
+		sender, receiver, _ := strings.Cut(m.Title, " > ")
 		if elements[sender] == "" || elements[receiver] == "" {
-			t.Fatalf("%s %s: who is %q", m.section, m.name, m.title)
+			t.Fatalf("%s %s: who is %q", m.Section, m.Name, m.Title)
 		}
 		i := slices.IndexFunc(hops, func(h *hop) bool {
-			return h.name == m.section+" "+sender+", "+receiver || h.name == m.section+" "+receiver+", "+sender
+			return h.name == m.Section+" "+sender+", "+receiver || h.name == m.Section+" "+receiver+", "+sender
 		})
 		if i < 0 {
 			i = len(hops)
 			h := &hop{
 				Script: dialogue(elements[sender], elements[receiver]),
-				name:   m.section + " " + sender + ", " + receiver, client: sender, helper: tcp,
+				name:   m.Section + " " + sender + ", " + receiver, client: sender, helper: tcp,
 			}
-			if bytes.Contains(m.data, []byte("SIP/2.0/UDP")) {
+			if bytes.Contains(m.Data, []byte("SIP/2.0/UDP")) {
 				h.helper = udp
 			}
 			hops = append(hops, h)
@@ -227,9 +227,9 @@ func TestCallFlows(t *testing.T) {
 		if sender != h.client {
 			dir = helpers.Reply
 		}
-		line, _, _ := bytes.Cut(m.data, []byte("\r\n"))
-		h.said = append(h.said, fmt.Sprintf("%s %s: %s", m.name, sender, line))
-		h.Says = append(h.Says, helpertest.Say{Dir: dir, Data: m.data})
+		line, _, _ := bytes.Cut(m.Data, []byte("\r\n"))
+		h.said = append(h.said, fmt.Sprintf("%s %s: %s", m.Name, sender, line))
+		h.Says = append(h.Says, helpertest.Say{Dir: dir, Data: m.Data})
 	}
 	var w strings.Builder
 	for _, h := range hops {
@@ -255,10 +255,10 @@ func TestTerse(t *testing.T) {
 	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
 		for _, x := range corpus(t, name) {
 			all, terse, nameless := message{}, message{brevity: terse}, message{brevity: nameless}
-			err := all.parse(x.data, 0)
+			err := all.parse(x.Data, 0)
 			for _, m := range []*message{&terse, &nameless} {
-				if short := m.parse(x.data, 0); fmt.Sprint(short) != fmt.Sprint(err) {
-					t.Errorf("%s %s: %v, want %v", name, x.name, short, err)
+				if short := m.parse(x.Data, 0); fmt.Sprint(short) != fmt.Sprint(err) {
+					t.Errorf("%s %s: %v, want %v", name, x.Name, short, err)
 				}
 			}
 			if err != nil {
@@ -288,7 +288,7 @@ func TestTerse(t *testing.T) {
 			compared++
 			for _, m := range []*message{&terse, &nameless} {
 				if a, b := said(&all), said(m); a != b {
-					t.Errorf("%s %s:\n%s\nin brief:\n%s", name, x.name, a, b)
+					t.Errorf("%s %s:\n%s\nin brief:\n%s", name, x.Name, a, b)
 				}
 			}
 			named := false // with the parameters of a URI
@@ -296,8 +296,8 @@ func TestTerse(t *testing.T) {
 				named = p.kind == from || p.kind == to || named && (p.kind == uriMaddr || p.kind == uriReceived)
 				return named
 			})
-			if a, b := describe(&all, x.data), describe(&nameless, x.data); a != b {
-				t.Errorf("%s %s:\n%s\nnameless:\n%s", name, x.name, a, b)
+			if a, b := describe(&all, x.Data), describe(&nameless, x.Data); a != b {
+				t.Errorf("%s %s:\n%s\nnameless:\n%s", name, x.Name, a, b)
 			}
 		}
 	}
@@ -342,13 +342,13 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
 		for _, m := range corpus(t, name) {
-			if name == "rfc3665" && m.section > "3.2" {
+			if name == "rfc3665" && m.Section > "3.2" {
 				continue // there is nothing in them that others have not
 			}
-			want := play(m.data)
-			for at := range m.data {
-				if got := play(m.data[:at], m.data[at:]); got != want {
-					t.Fatalf("%s %s, cut at %d: got\n%swant\n%s", m.section, m.name, at, got, want)
+			want := play(m.Data)
+			for at := range m.Data {
+				if got := play(m.Data[:at], m.Data[at:]); got != want {
+					t.Fatalf("%s %s, cut at %d: got\n%swant\n%s", m.Section, m.Name, at, got, want)
 				}
 			}
 		}

@@ -20,7 +20,7 @@ import (
 func FuzzAgainstSipgo(f *testing.F) {
 	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
 		for _, m := range corpus(f, name) {
-			f.Add(m.data)
+			f.Add(m.Data)
 		}
 	}
 	f.Add(phoneCall)
@@ -110,7 +110,7 @@ func validField(head, name, compact string, form *regexp.Regexp) bool {
 func TestOracleCompares(t *testing.T) {
 	compared := map[string]int{}
 	for _, x := range corpus(t, "rfc3665") {
-		head := unfoldedHead(x.data)
+		head := unfoldedHead(x.Data)
 		for name, form := range map[string]*regexp.Regexp{"From": validList, "To": validList, "Via": validVias} {
 			if validField(head, name, "", form) {
 				compared[name]++
@@ -270,7 +270,7 @@ func (w *differences) host(what string, m *message, data []byte, k kind, host st
 func FuzzAgainstPion(f *testing.F) {
 	for _, name := range []string{"rfc3665", "rfc4475", "rfc5118"} {
 		for _, x := range corpus(f, name) {
-			if _, body, ok := bytes.Cut(x.data, []byte("\r\n\r\n")); ok && len(body) > 0 {
+			if _, body, ok := bytes.Cut(x.Data, []byte("\r\n\r\n")); ok && len(body) > 0 {
 				f.Add(body)
 			}
 		}
