@@ -166,12 +166,8 @@ func newSiteOver(t *testing.T, n nat, control string, w, beyond *wire) *site {
 // neighbours makes the ends of a link know each other's link-layer addresses.
 func neighbours(a *netnstest.NS, aDev, aMAC string, aAddr func(family) netip.Addr,
 	b *netnstest.NS, bDev, bMAC string, bAddr func(family) netip.Addr) {
-	a.Run("ip", "link", "set", aDev, "address", aMAC)
-	b.Run("ip", "link", "set", bDev, "address", bMAC)
-	for _, f := range families {
-		a.Run("ip", "neigh", "replace", bAddr(f).String(), "lladdr", bMAC, "dev", aDev, "nud", "permanent")
-		b.Run("ip", "neigh", "replace", aAddr(f).String(), "lladdr", aMAC, "dev", bDev, "nud", "permanent")
-	}
+	both := func(f func(family) netip.Addr) []netip.Addr { return []netip.Addr{f(ipv4), f(ipv6)} }
+	netnstest.Neighbours(a, aDev, aMAC, both(aAddr), b, bDev, bMAC, both(bAddr))
 }
 
 // host is what the client calls the server.

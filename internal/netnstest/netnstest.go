@@ -3,6 +3,8 @@
 package netnstest
 
 import (
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -217,9 +219,47 @@ func (n *NS) up(name string, addrs []string) {
 // Route adds a default route by way of the gateway.
 func (n *NS) Route(gateway string) {
 	n.t.Helper()
-	family := "-4"
-	if strings.Contains(gateway, ":") {
-		family = "-6"
+	var err error
+	n.Do(func() { err = netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}) })
+	if err != nil {
+		n.t.Fatalf("route by way of %s: %v", gateway, err)
 	}
-	n.Run("ip", family, "route", "add", "default", "via", gateway)
+}
+
+// Neighbours makes the ends of a link know each other's link-layer addresses, which they get; nobody has to ask. Each end
+// has the addresses given.
+func Neighbours(a *NS, aName, aMAC string, aAddrs []netip.Addr, b *NS, bName, bMAC string, bAddrs []netip.Addr) {
+	a.t.Helper()
+	a.neighbours(aName, aMAC, bMAC, bAddrs)
+	b.neighbours(bName, bMAC, aMAC, aAddrs)
+}
+
+// neighbours gives a device a link-layer address, and the others' addresses theirs.
+func (n *NS) neighbours(name, own, others string, addrs []netip.Addr) {
+	n.t.Helper()
+	var err error
+	n.Do(func() {
+		var mac, far net.HardwareAddr
+		var link netlink.Link
+		if mac, err = net.ParseMAC(own); err != nil {
+			return
+		}
+		if far, err = net.ParseMAC(others); err != nil {
+			return
+		}
+		if link, err = netlink.LinkByName(name); err != nil {
+			return
+		}
+		err = netlink.LinkSetHardwareAddr(link, mac)
+		for _, a := range addrs {
+			if err == nil {
+				err = netlink.NeighSet(&netlink.Neigh{
+					LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: far,
+				})
+			}
+		}
+	})
+	if err != nil {
+		n.t.Fatalf("neighbours of %s: %v", name, err)
+	}
 }
