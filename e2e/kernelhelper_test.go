@@ -36,6 +36,11 @@ var kernelOnly = map[string]string{
 	"sip-sipp-fax.pcap 10.1.0.2:20021":        "a fax by UDPTL has no RTCP at the next port",
 	"sip-sipp-fax.pcap 192.168.200.102:30021": "a fax by UDPTL has no RTCP at the next port",
 
+	"sip-forked.pcap 192.0.2.3:4001":     muxOnly,
+	"sip-forked.pcap 198.51.100.9:30001": muxOnly,
+	"sip-shared.pcap 192.0.2.2:4001":     muxOnly,
+	"sip-shared.pcap 198.51.100.9:30001": muxOnly,
+
 	"h323-neighbours.pcap 203.0.113.1:1721": thirdHost,
 	"h323-slipstream.pcap 192.0.2.2:4444":   "a frame behind an HTTP request is foreign: slipstreaming",
 	"h323-slipstream.pcap 192.0.2.2:4445":   "a datagram behind one that is not RAS is foreign",
@@ -48,6 +53,7 @@ var kernelOnly = map[string]string{
 }
 
 const (
+	muxOnly     = "rtcp-mux-only: RTCP comes to RTP's port (RFC 8858)"
 	thirdHost   = "a gatekeeper names a third host: refused by policy"
 	onlyRTCP    = "who opens a channel receives RTCP on it, no RTP: that is opened when it is announced"
 	unconfirmed = "a registration opens nothing before it is confirmed"
