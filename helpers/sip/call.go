@@ -41,7 +41,7 @@ type call struct {
 	generation [2]uint16
 	latest     [2]exchange
 	offered    [2]bool  // the latest is an offer without an answer
-	_          [10]byte // entries are whole lines of memory
+	_          [18]byte // entries are whole lines of memory
 }
 
 // dialog is one by the tag of the called side.

@@ -36,7 +36,7 @@ func (e *Engine) cutOff(f *flow) {
 	}
 	e.cuts++
 	f.more().cut = e.now.Add(cutTime)
-	e.timers.set(&f.extra.timer, f.extra.cut)
+	e.wakeFlow(f, f.extra.cut)
 }
 
 // rejoin goes on with a flow that was cut off, at its next packet; false: the packet is of another connection. What the
@@ -53,7 +53,7 @@ func (e *Engine) rejoin(f *flow, p *Packet, v *packet.View) bool {
 		e.complete(&c)
 	}
 	f.extra.cut = time.Time{}
-	e.timers.clear(&f.extra.timer)
+	e.clear(&f.extra.timer, f.alarm())
 	f.adjustable, f.mark = c.Adjustable, c.Mark
 	if !f.changed() {
 		return true

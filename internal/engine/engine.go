@@ -32,10 +32,7 @@ type Engine struct {
 	flows    table
 	sessions []*session
 	pairs    map[pair]*session
-	entries  map[expect.ID]*entry
-	ends     map[end]*entry // by where it is seen
-	tos      map[end]*entry // by where it is
-	groups   map[group]*entry
+	entries  entries
 	peers    map[netip.Addr]*peer
 	sweep    int // peers at which those that say nothing are thrown away
 	pending  int
@@ -91,10 +88,8 @@ type port struct {
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		flows: newTable(), pairs: map[pair]*session{},
-		entries: map[expect.ID]*entry{}, ends: map[end]*entry{}, tos: map[end]*entry{},
-		groups: map[group]*entry{}, peers: map[netip.Addr]*peer{},
-		tickets: map[Ticket]*job{},
-		stats:   Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
+		entries: newEntries(), peers: map[netip.Addr]*peer{}, tickets: map[Ticket]*job{},
+		stats: Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
 	}
 	return e, e.Reload(cfg)
 }
@@ -275,10 +270,10 @@ func (e *Engine) Tick(now time.Time) *Step {
 
 // Next is when Tick has something to do; zero: nothing waits.
 func (e *Engine) Next() time.Time {
-	if len(e.timers) == 0 {
+	if e.timers.count() == 0 {
 		return time.Time{}
 	}
-	return e.timers[0].when
+	return time.Unix(0, e.timers.first().when)
 }
 
 // Related says that the table met an expectation: c is the new connection, first seen in packet (0: not known). A
@@ -297,13 +292,13 @@ func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
 	e.tell(ev)
 	x.used, x.usedBy = true, pack(c.Transport, c.Orig, 0)
 	if x.again && !x.said.Permanent { // it may have met the earlier one, just before; then the table has the later one still
-		e.request(Request{Remove: x.id})
+		e.request(Request{Remove: x.id()})
 	}
 	switch {
 	case x.said.Permanent:
 	case x.said.Helper != "": // the child's first packet is still to come
 		e.unsetPending(x)
-		e.timers.set(&x.timer, e.now.Add(lingers))
+		e.wakeEntry(x, e.now.Add(lingers))
 	default:
 		e.retire(x)
 	}
@@ -313,8 +308,8 @@ func (e *Engine) Related(c Conn, packet uint64, now time.Time) *Step {
 // Gone says that the table lost an expectation that was neither used nor removed by this engine.
 func (e *Engine) Gone(id expect.ID, now time.Time) *Step {
 	e.begin(now)
-	x := e.entries[id]
-	if x == nil || !x.pending || x.timer.place == 0 {
+	x := e.byName(id)
+	if x == nil || !x.pending || !x.timer.set() {
 		return &e.step
 	}
 	e.cause = cause{time: now}
@@ -498,7 +493,7 @@ func (e *Engine) releaseAll() {
 		}
 		e.leave(f)
 		if !f.closed() && f.extra != nil {
-			e.timers.clear(&f.extra.timer)
+			e.clear(&f.extra.timer, f.alarm())
 			f.slim()
 		}
 	}
@@ -566,7 +561,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 	for _, s := range e.inOrder() {
 		for x := range s.entries() {
 			if x.pending && x.asked {
-				e.request(Request{Remove: x.id})
+				e.request(Request{Remove: x.id()})
 			}
 			e.forget(x)
 		}
@@ -576,7 +571,7 @@ func (e *Engine) Stop(now time.Time) *Step {
 	}
 	clear(e.pairs)
 	clear(e.peers)
-	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, nil, 0, false
+	e.flows, e.sessions, e.timers, e.memory, e.ticking = newTable(), nil, timers{}, 0, false
 	return &e.step
 }
 

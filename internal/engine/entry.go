@@ -19,40 +19,43 @@ const (
 // entry is an end point that a session announced: a mapping to a port on the other side of a NAT and, while it is
 // pending, an expectation. It lives until its group is cancelled or its session ends.
 type entry struct {
-	id         expect.ID
-	session    *session
-	said       helpers.Expectation // as the helper said it
-	from       netip.AddrPort      // the initiator on his own side
-	to, at     netip.AddrPort      // the end point itself, and as the other side sees it
-	toward     helpers.Dir
-	nat        bool // the flow is
-	translated bool // at has an address, and may have a port, other than to
-	own        bool // it is the flow's own end point, so at is given
-	reserved   bool // it was asked for before it was opened
-	pending    bool
-	waits      bool // another one that is pending has its end point
-	asked      bool // the table may have it
-	again      bool // and it was placed in the stead of an earlier one while that was pending
-	used       bool // by usedBy
-	usedBy     key
-	master     expect.Master // the flow in which it was announced
-	announced  uint64        // packet
-	timeout    time.Duration
-	note       string // the latest
-	owner      *peer  // has it on his account while it is pending
-	class      uint8  // as it was counted when it became pending
-	// next with the same at, with the same to, in the same group; neighbours among the session's
-	next, nextTo, nextInGroup, before, after *entry
-	timer                                    timer
+	// What the end of a call needs comes first: with many calls, each line of memory has to be waited for.
+	links         [4]link // of entries
+	session       *session
+	before, after *entry // neighbours among the session's
+	timer         timer
+	owner         *peer  // has it on his account while it is pending
+	part          uint64 // of its group
+	class         uint8  // as it was counted when it became pending
+	listed        bool
+	translated    bool // at has an address, and may have a port, other than to
+	pending       bool
+	waits         bool // another one that is pending has its end point
+	asked         bool // the table may have it
+	again         bool // and it was placed in the stead of an earlier one while that was pending
+	used          bool // by usedBy
+
+	own       bool                // it is the flow's own end point, so at is given
+	nat       bool                // the flow is
+	reserved  bool                // it was asked for before it was opened
+	toward    helpers.Dir         // of the flow
+	said      helpers.Expectation // as the helper said it
+	from      netip.AddrPort      // the initiator on his own side
+	to, at    netip.AddrPort      // the end point itself, and as the other side sees it
+	usedBy    key
+	master    *expect.Master // the flow in which it was announced; never written to
+	announced uint64         // packet
+	timeout   time.Duration
+	note      string // the latest
 }
+
+func (x *entry) id() expect.ID { return expect.ID(x.links[byID].hash) }
 
 // insert makes an entry like x, with a name of its own.
 func (e *Engine) insert(x *entry) *entry {
 	n := new(entry)
 	*n = *x
-	n.timer.entry = n
-	e.last.Expectation++
-	n.id = expect.ID(e.last.Expectation)
+	n.links[byID].hash = e.nextName()
 	e.enlist(n)
 	own, most := &n.session.more().list, maxIdle
 	if n.session.helper.PerPair {
@@ -70,6 +73,12 @@ func (e *Engine) insert(x *entry) *entry {
 	return n
 }
 
+// nextName is an ID that no entry ever had.
+func (e *Engine) nextName() uint64 {
+	e.last.Expectation++
+	return e.last.Expectation
+}
+
 // planned tells whether the job at hand still needs the entry.
 func (x *entry) planned() bool {
 	j := x.session.job
@@ -78,37 +87,36 @@ func (x *entry) planned() bool {
 
 // rename gives x another name.
 func (e *Engine) rename(x *entry) {
-	delete(e.entries, x.id)
-	e.last.Expectation++
-	x.id = expect.ID(e.last.Expectation)
-	e.entries[x.id] = x
+	e.entries.unlink(byID, x)
+	x.links[byID].hash = e.nextName()
+	e.entries.link(byID, x)
+	e.renamed(x)
 }
 
 // move gives x another place, and another name.
 func (e *Engine) move(x *entry, at netip.AddrPort) {
 	e.unnamed(x)
-	x.at = at
-	e.last.Expectation++
-	x.id = expect.ID(e.last.Expectation)
+	x.at, x.links[byID].hash = at, e.nextName()
 	e.named(x)
+	e.renamed(x)
 }
 
 // renew takes over what a later announcement of the same end point says.
 func (e *Engine) renew(x, by *entry) {
-	unlink(e.groups, x.group(), x, nextInGroup)
+	e.entries.unlink(byGroup, x)
 	x.said, x.from, x.timeout, x.note = by.said, by.from, by.timeout, by.note
 	x.reserved = x.reserved || by.reserved
-	session := x.master.Session // it may be announced again in another flow of the family
-	x.toward, x.nat, x.master, x.announced = by.toward, by.nat, by.master, by.announced
-	x.master.Session = session
-	link(e.groups, x.group(), x, nextInGroup)
+	master := *by.master
+	master.Session = x.master.Session // it may be announced again in another flow of the family
+	x.toward, x.nat, x.master, x.announced = by.toward, by.nat, x.session.master(&master), by.announced
+	e.entries.link(byGroup, x)
 }
 
 // regroup gives x another group.
 func (e *Engine) regroup(x *entry, g helpers.Group) {
-	unlink(e.groups, x.group(), x, nextInGroup)
+	e.entries.unlink(byGroup, x)
 	x.said.Group = g
-	link(e.groups, x.group(), x, nextInGroup)
+	e.entries.link(byGroup, x)
 }
 
 func (e *Engine) setPending(x *entry, p *peer) {
@@ -133,7 +141,7 @@ func (e *Engine) unset(x *entry) {
 	if x.waits {
 		x.waits = false
 		e.heirs--
-		e.timers.clear(&x.timer)
+		e.letSleep(x)
 	}
 	if !x.pending {
 		return
@@ -145,19 +153,17 @@ func (e *Engine) unset(x *entry) {
 	x.owner.pending--
 	x.owner = nil
 	e.pending--
-	e.timers.clear(&x.timer)
+	e.letSleep(x)
 }
 
 // forget takes x out of all tables.
 func (e *Engine) forget(x *entry) {
 	e.unsetPending(x)
-	if e.entries[x.id] != x {
+	if !x.listed {
 		return
 	}
-	e.timers.clear(&x.timer)
-	e.unnamed(x)
-	e.mappings--
-	x.session.extra.list.remove(x)
+	e.letSleep(x)
+	e.unlist(x)
 	if x.session.job == nil { // else something may be announced in its stead
 		x.session.slim()
 	}
@@ -212,7 +218,7 @@ func (e *Engine) cancel(of *session, g helpers.Group, why Reason) {
 // cancelEntry takes back one pending expectation.
 func (e *Engine) cancelEntry(x *entry, why Reason) {
 	if x.asked {
-		e.request(Request{Remove: x.id})
+		e.request(Request{Remove: x.id()})
 	}
 	e.tellEntry(EventCancel, x, why)
 	e.unsetPending(x)
@@ -238,12 +244,12 @@ func (e *Engine) retire(x *entry) {
 
 // match is the entry that a connection meets, the one that says most of its initiator.
 func (e *Engine) match(c *Conn, fits func(*entry) bool) *entry {
-	if len(e.ends) == 0 {
+	if e.mappings == 0 {
 		return nil
 	}
 	by := pack(c.Transport, c.Orig, 0)
 	var found *entry
-	for x := e.ends[packEnd(c.Transport, c.Orig.Dst, c.Zone)]; x != nil; x = x.next {
+	for x := e.seenAt(c.Transport, c.Orig.Dst, c.Zone); x != nil; x = x.next(byAt) {
 		if !covers(x.from, c.Orig.Src) || !(x.pending || x.used && x.usedBy == by) || fits != nil && !fits(x) {
 			continue
 		}
@@ -303,7 +309,7 @@ func (x *entry) pairs(y *entry) bool {
 
 // free tells whether nobody else has what x wants to be at.
 func (e *Engine) free(x *entry, at netip.AddrPort) bool {
-	for y := e.ends[packEnd(x.said.Transport, at, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, at, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y != x && y.blocks(x) && !(y.session == x.session && y.to == x.to) {
 			return false
 		}
@@ -312,7 +318,7 @@ func (e *Engine) free(x *entry, at netip.AddrPort) bool {
 		return true
 	}
 	half := netip.AddrPortFrom(at.Addr(), at.Port()^1)
-	for y := e.ends[packEnd(x.said.Transport, half, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, half, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y != x && (x.said.Paired || y.said.Paired) && y.blocks(x) && !x.pairs(y) {
 			return false
 		}

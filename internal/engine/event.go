@@ -27,7 +27,7 @@ func (e *Engine) tellEntry(kind EventKind, x *entry, reason Reason) {
 
 func (x *entry) event() Event {
 	return Event{
-		Helper: x.session.helper.Name, Flow: x.master.Orig, FlowProto: x.master.Transport, ID: x.id, Dir: x.said.Owner,
+		Helper: x.session.helper.Name, Flow: x.master.Orig, FlowProto: x.master.Transport, ID: x.id(), Dir: x.said.Owner,
 		Class: x.session.class(x.said.Class), Transport: x.said.Transport, From: x.from, To: x.to, At: x.at,
 		Permanent: x.said.Permanent, Timeout: x.timeout, Group: x.said.Group, Note: x.said.Note,
 	}
@@ -52,11 +52,6 @@ func (e *Engine) note(s *session, f *flow, n helpers.Note) {
 	e.tell(Event{
 		Kind: EventNote, Helper: s.helper.Name, Flow: f.orig(), FlowProto: f.transport(), Group: n.Group, Note: n.Text,
 	})
-}
-
-// within tells whether a Cancel or a note of all means g.
-func within(g, all helpers.Group) bool {
-	return g.ID == all.ID && (all.Part == 0 || all.Part == g.Part)
 }
 
 func (e *Engine) tellError(f *flow, dir helpers.Dir, reason Reason, offset int, text string) {

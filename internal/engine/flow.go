@@ -61,14 +61,13 @@ type extra struct {
 func (f *flow) more() *extra {
 	if f.extra == nil {
 		f.extra = &extra{}
-		f.extra.timer.flow = f
 	}
 	return f.extra
 }
 
 // slim takes the flow's extra away if there is nothing in it.
 func (f *flow) slim() {
-	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && x.timer.place == 0 && !f.cut() && x.streams[0].empty() &&
+	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && !x.timer.set() && !f.cut() && x.streams[0].empty() &&
 		x.streams[1].empty() {
 		f.extra = nil
 	}
@@ -267,7 +266,7 @@ func (e *Engine) drop(f *flow) {
 	}
 	e.close(f)
 	if f.extra != nil {
-		e.timers.clear(&f.extra.timer)
+		e.clear(&f.extra.timer, f.alarm())
 	}
 	e.flows.remove(f)
 }
@@ -284,8 +283,7 @@ func (e *Engine) close(f *flow) {
 	e.leave(f)
 	s := f.session
 	f.session = nil
-	x := f.more()
-	x.announced = nil
-	e.timers.set(&x.timer, e.now.Add(lingers))
+	f.more().announced = nil
+	e.wakeFlow(f, e.now.Add(lingers))
 	e.leftBy(s, f)
 }

@@ -15,7 +15,7 @@ const maxHeirs = 64
 
 // opener is who has opened the end point of x for somebody whom x allows too; nil: nobody, or at another port.
 func (e *Engine) opener(x *entry, anywhere bool) *entry {
-	for y := e.tos[packEnd(x.said.Transport, x.to, x.master.Zone)]; y != nil; y = y.nextTo {
+	for y := e.standingAt(x.said.Transport, x.to, x.master.Zone); y != nil; y = y.next(byTo) {
 		if y != x && y.pending && overlap(y.from, x.from) && (y.at == x.at || anywhere && y.session == x.session) {
 			return y
 		}
@@ -28,17 +28,17 @@ func (e *Engine) stand(x *entry, until time.Time) {
 	e.unset(x)
 	x.waits = true
 	e.heirs++
-	e.timers.set(&x.timer, until)
+	e.wakeEntry(x, until)
 }
 
 // stepBack closes x for one that allows more, and has it wait.
 func (e *Engine) stepBack(x *entry) {
-	until := x.timer.when
-	if x.timer.place == 0 { // its answer is still to come
+	until := x.timer.time()
+	if !x.timer.set() { // its answer is still to come
 		until = e.now.Add(x.timeout)
 	}
 	if x.asked {
-		e.request(Request{Remove: x.id})
+		e.request(Request{Remove: x.id()})
 	}
 	e.tellEntry(EventCancel, x, CancelReplaced)
 	e.stand(x, until)
@@ -49,7 +49,7 @@ func (e *Engine) outgrown(x *entry, from netip.AddrPort) bool {
 	if e.heirs == 0 {
 		return false
 	}
-	for y := e.ends[packEnd(x.said.Transport, x.at, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, x.at, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y.waits && overlap(y.from, x.from) && !covers(from, y.from) {
 			return true
 		}
@@ -63,7 +63,7 @@ func (e *Engine) succeed(x *entry) {
 		return
 	}
 	var heirs, open []*entry
-	for y := e.ends[packEnd(x.said.Transport, x.at, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, x.at, x.master.Zone); y != nil; y = y.next(byAt) {
 		switch {
 		case y.waits:
 			heirs = append(heirs, y)
@@ -94,7 +94,7 @@ func wildness(a netip.AddrPort) (n int) {
 // inherit opens x, which has waited; false: a limit forbids it. Nothing waits for the kernel's answer: what it refuses
 // runs out.
 func (e *Engine) inherit(x *entry) bool {
-	until := x.timer.when
+	until := x.timer.time()
 	e.unset(x)
 	p := e.peer(x.to.Addr())
 	if r := e.room(x.session, x.said.Class, p); r != "" {
@@ -107,7 +107,7 @@ func (e *Engine) inherit(x *entry) bool {
 	x.timeout = max(time.Second, until.Sub(e.now).Round(time.Second)) // to the kernel mostly what its class has
 	e.setPending(x, p)
 	x.asked, x.session.shadow = true, true
-	e.timers.set(&x.timer, until)
+	e.wakeEntry(x, until)
 	asked := x.request()
 	e.request(Request{Place: &asked})
 	e.stats.Announced++
@@ -118,7 +118,7 @@ func (e *Engine) inherit(x *entry) bool {
 // bound forgets the oldest that waits for the end point of x if there are too many.
 func (e *Engine) bound(x *entry) {
 	n, oldest := 0, x
-	for y := e.ends[packEnd(x.said.Transport, x.at, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, x.at, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y.waits {
 			n, oldest = n+1, y
 		}

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"hash/maphash"
 	"iter"
 	"net/netip"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
@@ -54,65 +56,164 @@ func (l *list) remove(x *entry) {
 	l.count--
 }
 
-// group names what a session has announced in a group.
-type group struct {
-	session *session
-	id      uint64
+// Ways to find an entry.
+const (
+	byID    = iota
+	byAt    // where it is seen
+	byTo    // where it is
+	byGroup // of its session
+)
+
+// link is an entry's place in one of the indexes.
+type link struct {
+	hash uint64 // of the name it has there
+	next *entry
 }
 
-func (x *entry) group() group { return group{x.session, x.said.Group.ID} }
+// entries finds them by names. Two names with one hash are as good as never met: it is long, and its seed is secret.
+type entries struct {
+	seed    maphash.Seed
+	indexes [4]index
+}
+
+// index is a hash table of lists, the newest in front. It has at least four slots for each entry, since what is passed on
+// the way has to be waited for.
+type index struct {
+	slots []*entry // a power of two
+	count int
+}
+
+func newEntries() (t entries) {
+	t.seed = maphash.MakeSeed()
+	for way := range t.indexes {
+		t.indexes[way].slots = make([]*entry, 16)
+	}
+	return t
+}
+
+// endHash has the two ports of a pair, which come and go together, in slots side by side.
+func (t *entries) endHash(transport helpers.Transport, a netip.AddrPort, zone uint16) uint64 {
+	p := packEnd(transport, a, zone)
+	half := uint64(p.port & 1)
+	p.port &^= 1
+	return maphash.Comparable(t.seed, p)&^1 | half
+}
+
+// groupHash has groups that a session counts side by side.
+func (t *entries) groupHash(s *session, id uint64) uint64 {
+	return maphash.Comparable(t.seed, s.id) + id
+}
+
+func (t *entries) hash(way int, x *entry) uint64 {
+	switch way {
+	case byID:
+		return uint64(x.id())
+	case byAt:
+		return t.endHash(x.said.Transport, x.at, x.master.Zone)
+	case byTo:
+		return t.endHash(x.said.Transport, x.to, x.master.Zone)
+	}
+	return t.groupHash(x.session, x.said.Group.ID)
+}
+
+func (t *entries) link(way int, x *entry) {
+	ix, l := &t.indexes[way], &x.links[way]
+	if ix.count++; 4*ix.count > len(ix.slots) {
+		ix.grow(way)
+	}
+	l.hash, x.part = t.hash(way, x), x.said.Group.Part
+	at := &ix.slots[l.hash&uint64(len(ix.slots)-1)]
+	l.next, *at = *at, x
+}
+
+func (t *entries) unlink(way int, x *entry) {
+	ix, l := &t.indexes[way], &x.links[way]
+	at := &ix.slots[l.hash&uint64(len(ix.slots)-1)]
+	for *at != x {
+		at = &(*at).links[way].next
+	}
+	*at, l.next = l.next, nil
+	ix.count--
+}
+
+// grow doubles the slots. Each list becomes two, in the same order.
+func (ix *index) grow(way int) {
+	n := len(ix.slots)
+	slots := make([]*entry, 2*n)
+	for i, x := range ix.slots {
+		ends := [2]**entry{&slots[i], &slots[i+n]}
+		for ; x != nil; x = x.links[way].next {
+			half := x.links[way].hash / uint64(n) & 1
+			*ends[half] = x
+			ends[half] = &x.links[way].next
+		}
+		*ends[0], *ends[1] = nil, nil
+	}
+	ix.slots = slots
+}
+
+// first is the newest of the entries with a name; nil: there is none.
+func (t *entries) first(way int, hash uint64) *entry {
+	ix := &t.indexes[way]
+	return ix.slots[hash&uint64(len(ix.slots)-1)].named(way, hash)
+}
+
+// next is the one behind it.
+func (x *entry) next(way int) *entry { return x.links[way].next.named(way, x.links[way].hash) }
+
+// named is the first entry with a name from x on.
+func (x *entry) named(way int, hash uint64) *entry {
+	for x != nil && x.links[way].hash != hash {
+		x = x.links[way].next
+	}
+	return x
+}
 
 // enlist adds x to its session, and names it.
 func (e *Engine) enlist(x *entry) {
 	x.session.more().list.add(x)
+	x.listed = true
 	e.mappings++
 	e.named(x)
 }
 
+func (e *Engine) unlist(x *entry) {
+	x.session.extra.list.remove(x)
+	x.listed = false
+	e.mappings--
+	e.unnamed(x)
+}
+
 // named makes x known by its name, where it is and is seen, and by its group.
 func (e *Engine) named(x *entry) {
-	e.entries[x.id] = x
-	link(e.ends, packEnd(x.said.Transport, x.at, x.master.Zone), x, nextEnd)
-	link(e.tos, packEnd(x.said.Transport, x.to, x.master.Zone), x, nextTo)
-	link(e.groups, x.group(), x, nextInGroup)
+	for way := range x.links {
+		e.entries.link(way, x)
+	}
 }
 
 func (e *Engine) unnamed(x *entry) {
-	delete(e.entries, x.id)
-	unlink(e.ends, packEnd(x.said.Transport, x.at, x.master.Zone), x, nextEnd)
-	unlink(e.tos, packEnd(x.said.Transport, x.to, x.master.Zone), x, nextTo)
-	unlink(e.groups, x.group(), x, nextInGroup)
+	for way := range x.links {
+		e.entries.unlink(way, x)
+	}
 }
 
-func nextEnd(x *entry) **entry     { return &x.next }
-func nextTo(x *entry) **entry      { return &x.nextTo }
-func nextInGroup(x *entry) **entry { return &x.nextInGroup }
+// byName is the entry that is named so; nil: there is none.
+func (e *Engine) byName(id expect.ID) *entry { return e.entries.first(byID, uint64(id)) }
 
-// link puts x in front of what a table has at key.
-func link[K comparable](table map[K]*entry, key K, x *entry, next func(*entry) **entry) {
-	*next(x) = table[key]
-	table[key] = x
+// seenAt is the newest entry that is seen at an end point; others come by next(byAt).
+func (e *Engine) seenAt(t helpers.Transport, at netip.AddrPort, zone uint16) *entry {
+	return e.entries.first(byAt, e.entries.endHash(t, at, zone))
 }
 
-func unlink[K comparable](table map[K]*entry, key K, x *entry, next func(*entry) **entry) {
-	first := table[key]
-	for at := &first; *at != nil; at = next(*at) {
-		if *at == x {
-			*at = *next(x)
-			break
-		}
-	}
-	if *next(x) = nil; first == nil {
-		delete(table, key)
-	} else {
-		table[key] = first
-	}
+// standingAt is the newest entry for an end point itself; others come by next(byTo).
+func (e *Engine) standingAt(t helpers.Transport, to netip.AddrPort, zone uint16) *entry {
+	return e.entries.first(byTo, e.entries.endHash(t, to, zone))
 }
 
 // owned gives a family's entries for the end point to, the newest first.
 func (e *Engine) owned(s *session, t helpers.Transport, to netip.AddrPort, zone uint16) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for x := e.tos[packEnd(t, to, zone)]; x != nil; x = x.nextTo {
+		for x := e.standingAt(t, to, zone); x != nil; x = x.next(byTo) {
 			if x.session.kin(s) && !yield(x) {
 				return
 			}
@@ -123,10 +224,19 @@ func (e *Engine) owned(s *session, t helpers.Transport, to netip.AddrPort, zone 
 // grouped gives a session's entries of a group, or of a part of it, the newest first.
 func (e *Engine) grouped(s *session, g helpers.Group) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for x := e.groups[group{s, g.ID}]; x != nil; x = x.nextInGroup {
-			if within(x.said.Group, g) && !yield(x) {
+		for x := e.entries.first(byGroup, e.entries.groupHash(s, g.ID)); x != nil; x = x.next(byGroup) {
+			if (g.Part == 0 || g.Part == x.part) && !yield(x) {
 				return
 			}
 		}
 	}
+}
+
+// master is what announcements of s hang on. Those of a trunk have one and the same.
+func (s *session) master(m *expect.Master) *expect.Master {
+	if s.extra != nil && s.extra.list.last != nil && *s.extra.list.last.master == *m {
+		return s.extra.list.last.master
+	}
+	own := *m
+	return &own
 }

@@ -77,7 +77,7 @@ func (e *Engine) place(j *job) {
 // request is what the table is asked to enter for x.
 func (x *entry) request() expect.Request {
 	return expect.Request{
-		ID: x.id, Master: x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
+		ID: x.id(), Master: *x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
 		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout, Helper: x.said.Helper,
 	}
 }
@@ -138,7 +138,7 @@ func (e *Engine) placed(p *plan, err error) {
 	switch {
 	case !x.pending: // cancelled meanwhile
 		if err == nil {
-			e.request(Request{Remove: x.id})
+			e.request(Request{Remove: x.id()})
 		}
 		p.placed = true
 	case err == nil:
@@ -146,7 +146,7 @@ func (e *Engine) placed(p *plan, err error) {
 		if p.tries >= 0 {
 			e.stats.Announced++
 		}
-		e.timers.set(&x.timer, e.now.Add(x.timeout))
+		e.wakeEntry(x, e.now.Add(x.timeout))
 	case errors.Is(err, expect.ErrTaken):
 		x.asked, p.failed = false, err
 	default:
@@ -209,7 +209,7 @@ func (e *Engine) moved(j *job, p *plan) bool {
 // unplace takes a placed expectation out again, to place it elsewhere.
 func (e *Engine) unplace(p *plan) {
 	if p.entry.asked {
-		e.request(Request{Remove: p.entry.id})
+		e.request(Request{Remove: p.entry.id()})
 	}
 	if p.placed {
 		p.placed = false
@@ -218,7 +218,7 @@ func (e *Engine) unplace(p *plan) {
 		}
 	}
 	p.entry.asked, p.failed = false, nil
-	e.timers.clear(&p.entry.timer)
+	e.letSleep(p.entry)
 }
 
 // refuse ends a plan. What it made is undone.
@@ -476,7 +476,7 @@ func (t *translation) at(a netip.AddrPort, outside netip.Addr) netip.AddrPort {
 func (t *translation) to(a netip.AddrPort, real netip.Addr) netip.AddrPort {
 	neighbour := netip.AddrPortFrom(real, a.Port())
 	for _, transport := range bothTransports {
-		for x := t.engine.ends[packEnd(transport, a, t.flow.zone)]; x != nil; x = x.next {
+		for x := t.engine.seenAt(transport, a, t.flow.zone); x != nil; x = x.next(byAt) {
 			switch {
 			case !x.translated:
 			case x.session.kin(t.flow.session):

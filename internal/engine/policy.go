@@ -149,10 +149,10 @@ func (e *Engine) judge(j *job, i int) plan {
 	x := entry{
 		session: s, said: *said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
 		announced: e.cause.packet, note: said.Note, reserved: said.Reserve,
-		master: expect.Master{
+		master: s.master(&expect.Master{
 			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: j.view.Orig, Reply: j.view.Reply,
 			Zone: f.zone, Mark: f.mark,
-		},
+		}),
 	}
 	refuse := func(r Reason) plan {
 		ev := x.event()
@@ -257,7 +257,7 @@ func (e *Engine) relayed(j *job, x *entry) *entry {
 	if !x.said.Relayed || x.said.Owner != j.dir || x.to.Addr() == sender {
 		return nil
 	}
-	for y := e.ends[packEnd(x.said.Transport, x.said.To, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, x.said.To, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y.to.Addr() == reader || y.pending && (covers(y.from, netip.AddrPortFrom(sender, 0)) || covers(y.from, x.from)) {
 			return y
 		}
@@ -267,7 +267,7 @@ func (e *Engine) relayed(j *job, x *entry) *entry {
 
 // opened tells whether x is open without it: one of two sessions has relayed it.
 func (e *Engine) opened(x *entry) bool {
-	for y := e.ends[packEnd(x.said.Transport, x.at, x.master.Zone)]; y != nil; y = y.next {
+	for y := e.seenAt(x.said.Transport, x.at, x.master.Zone); y != nil; y = y.next(byAt) {
 		if y.pending && y.to == x.to && covers(y.from, x.from) && (x.said.Relayed || y.said.Relayed) {
 			return true
 		}
@@ -278,7 +278,7 @@ func (e *Engine) opened(x *entry) bool {
 // refresh answers an announcement of what is pending. A narrower From changes something, and a later end.
 func (e *Engine) refresh(j *job, old, x *entry) plan {
 	narrow := narrower(x.from, old.from)
-	later := old.timer.place > 0 && e.now.Add(x.timeout).Sub(old.timer.when) >= prolonged
+	later := old.timer.set() && e.now.Add(x.timeout).Sub(old.timer.time()) >= prolonged
 	if !old.pending || !narrow && !later {
 		e.regroup(old, x.said.Group)
 		old.announced = x.announced
@@ -294,7 +294,7 @@ func (e *Engine) refresh(j *job, old, x *entry) plan {
 		x.from, x.said.From = old.from, old.said.From
 	}
 	if old.asked {
-		e.request(Request{Remove: old.id})
+		e.request(Request{Remove: old.id()})
 	}
 	e.rename(old)
 	at := old.at

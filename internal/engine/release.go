@@ -67,7 +67,7 @@ func (e *Engine) settle(f *flow) {
 		e.letGo(f)
 	}
 	if wait := f.waiting(); len(wait) > 0 {
-		e.timers.set(&f.extra.timer, wait[0].time.Add(e.limits.HoldTime))
+		e.wakeFlow(f, wait[0].time.Add(e.limits.HoldTime))
 	}
 }
 
@@ -148,7 +148,7 @@ func (e *Engine) waited(f *flow) {
 		return
 	}
 	if !f.idle() {
-		e.timers.set(&f.extra.timer, e.now.Add(busyPause))
+		e.wakeFlow(f, e.now.Add(busyPause))
 		return
 	}
 	for i := range wait {

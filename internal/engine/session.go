@@ -190,7 +190,7 @@ func (e *Engine) maybeOver(s *session) {
 		return
 	}
 	for x := range s.entries() {
-		if x.timer.place > 0 { // its child is still to come
+		if x.timer.set() { // its child is still to come
 			return
 		}
 	}

@@ -133,9 +133,10 @@ func (e *Engine) Save() ([]byte, error) {
 
 func (x *entry) save() savedEntry {
 	return savedEntry{
-		ID: x.id, Said: x.said, From: x.from, To: x.to, At: x.at, Toward: x.toward, NAT: x.nat,
-		Translated: x.translated, Reserved: x.reserved, Waits: x.waits, Pending: x.pending, Used: x.used, UsedBy: x.usedBy.tuple(), Master: x.master,
-		Announced: x.announced, Timeout: x.timeout, Expires: x.timer.when, Note: x.note,
+		ID: x.id(), Said: x.said, From: x.from, To: x.to, At: x.at, Toward: x.toward, NAT: x.nat,
+		Translated: x.translated, Reserved: x.reserved, Waits: x.waits, Pending: x.pending, Used: x.used,
+		UsedBy: x.usedBy.tuple(), Master: *x.master,
+		Announced: x.announced, Timeout: x.timeout, Expires: x.timer.time(), Note: x.note,
 	}
 }
 
@@ -151,7 +152,7 @@ func (f *flow) save() savedFlow {
 	}
 	switch {
 	case f.closed():
-		to.Until = f.extra.timer.when
+		to.Until = f.extra.timer.time()
 	case f.cut():
 		to.Until = f.extra.cut
 	}
@@ -285,7 +286,7 @@ func (e *loader) session(from *savedSession) error {
 }
 
 func (e *loader) entry(s *session, from *savedEntry) error {
-	if from.ID == 0 || uint64(from.ID) > e.last.Expectation || e.entries[from.ID] != nil ||
+	if from.ID == 0 || uint64(from.ID) > e.last.Expectation || e.byName(from.ID) != nil ||
 		!from.To.IsValid() || !from.At.IsValid() {
 		return errState
 	}
@@ -296,24 +297,24 @@ func (e *loader) entry(s *session, from *savedEntry) error {
 		return nil
 	}
 	x := &entry{
-		id: from.ID, session: s, said: from.Said, from: from.From, to: from.To, at: from.At, toward: from.Toward,
-		nat: from.NAT, translated: from.Translated, reserved: from.Reserved, used: from.Used, master: from.Master,
+		session: s, said: from.Said, from: from.From, to: from.To, at: from.At, toward: from.Toward,
+		nat: from.NAT, translated: from.Translated, reserved: from.Reserved, used: from.Used, master: s.master(&from.Master),
 		announced: from.Announced, timeout: from.Timeout, note: from.Note,
 	}
+	x.links[byID].hash = uint64(from.ID)
 	if from.Used && from.UsedBy.Src.IsValid() && from.UsedBy.Dst.IsValid() {
 		x.usedBy = pack(from.Said.Transport, from.UsedBy, 0)
 	}
-	x.timer.entry = x
 	e.enlist(x)
 	if from.Pending {
 		used := x.used
 		e.setPending(x, e.peer(x.to.Addr()))
 		x.used, x.asked = used, true
-		e.timers.set(&x.timer, from.Expires)
+		e.wakeEntry(x, from.Expires)
 	} else if from.Waits {
 		e.stand(x, from.Expires)
 	} else if from.Used && from.Said.Helper != "" {
-		e.timers.set(&x.timer, e.now.Add(lingers)) // for its child
+		e.wakeEntry(x, e.now.Add(lingers)) // for its child
 	}
 	return nil
 }
@@ -382,7 +383,7 @@ func (e *loader) flow(from *savedFlow) error {
 		s.flows++
 	}
 	if s == nil || !from.Until.IsZero() {
-		e.timers.set(&f.more().timer, from.Until)
+		e.wakeFlow(f, from.Until)
 		if s != nil {
 			f.extra.cut = from.Until
 		}
