@@ -163,23 +163,29 @@ func (t *Table) DeleteAll(f *Filter) (Done, error) {
 	asks := f.requests(f.parts())
 	conns, err := t.ask(nfnl.CTGet, asks)
 	defer t.leave(conns)
-	for i := 0; err == nil && i < len(conns); i++ {
-		var some []Flow
-		var more bool
-		switch some, more, err = t.sample(conns[i], f); {
+	if err != nil {
+		return done, err
+	}
+	var first error // what is refused of one family does not save the other
+	for i, c := range conns {
+		some, more, err := t.sample(c, f)
+		switch {
 		case errors.Is(err, errTrial):
-			err = done.add(t.DeleteEach(t.List(f)))
+			return done, errors.Join(first, done.add(t.DeleteEach(t.List(f))))
 		case err != nil:
-			err = explain(err, "", nil)
+			return done, errors.Join(first, explain(err, "", nil))
 		case more:
 			err = done.add(t.deleteMatching(&asks[i]))
 		default:
-			t.keep(conns[i])
+			t.keep(c)
 			conns[i] = nil
 			err = done.add(t.DeleteEach(each(some)))
 		}
+		if first == nil {
+			first = err
+		}
 	}
-	return done, err
+	return done, first
 }
 
 func (d *Done) add(more Done, err error) error {
