@@ -120,7 +120,7 @@ type Verdict struct {
 	// Drop: it is an answer that nobody has translated, because conntrack has lost its connection. It would not reach the
 	// one it is for, but make an entry that is in the way of the connection's own, and have itself answered by a RST. Or
 	// nobody knows what the kernel will do to its numbers (Packet.Doubtful). Or under NAT too many wait for bytes before
-	// them that the wire has lost (Stats.Behind). TCP repeats it.
+	// them that the wire has lost, or have waited until the sender's clock repeats them (Stats.Behind). TCP repeats it.
 	Drop bool
 }
 

@@ -593,7 +593,7 @@ type Stats struct {
 	Announced, Related            uint64            // expectations placed; used
 	Refused                       map[Reason]uint64 // by reason
 	Errors                        map[string]uint64 // by helper name
-	Behind                        uint64            // dropped: too many behind a hole, under NAT
+	Behind                        uint64            // dropped: too many behind a hole, or for too long, under NAT
 	Gaps, HeldOut                 uint64            // stream bytes lost; packets whose bytes waited and left unchanged
 	Edits                         uint64
 	Flows, Sessions, Pending      int // now

@@ -12,6 +12,9 @@ const (
 	maxWaiting = 64 // packets of a flow that wait for bytes before them
 	maxCopies  = 3  // the copy of held bytes that lets them go
 	busyPause  = 10 * time.Millisecond
+	// tooLate is how long a packet may wait behind a hole and leave all the same: longer than the wire disorders packets, and
+	// less than any TCP's clock waits (RFC 6298; Linux 200 ms).
+	tooLate = 100 * time.Millisecond
 )
 
 // waiting is a packet whose verdict is not given yet.
@@ -20,6 +23,7 @@ type waiting struct {
 	time    time.Time
 	dir     helpers.Dir
 	bare    bool   // nothing but an acknowledgement
+	behind  bool   // when it came, bytes before it were missing
 	end     uint32 // behind its last byte
 	size    int
 	data    []byte // under NAT: the packet
@@ -33,6 +37,13 @@ func (f *flow) idle() bool { return f.closed() || f.session.job == nil }
 func (f *flow) decided(w *waiting) bool {
 	d := &f.dirs[w.dir]
 	return f.nat == nil || f.closed() || w.bare || d.ended || ahead(w.end, d.released) <= 0
+}
+
+// repeated tells whether w waited behind a hole until its sender's clock filled that. The sender has taken w for lost by
+// then, and repeats it. If it left, its acknowledgement would be a measure of the round trip: the clock would be set to more
+// than the wait (RFC 6298 section 2), the next hole would stay open for longer than that, and so on until HoldTime.
+func (e *Engine) repeated(f *flow, w *waiting) bool {
+	return w.behind && !f.closed() && ahead(w.end, f.dirs[w.dir].next) <= 0 && e.now.Sub(w.time) >= tooLate
 }
 
 // hold has a packet wait.
@@ -100,6 +111,11 @@ func (e *Engine) letGo(f *flow) {
 		w := &x.wait[i]
 		if !f.decided(w) {
 			kept = append(kept, *w)
+			continue
+		}
+		if e.repeated(f, w) {
+			e.stats.Behind++
+			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id, Drop: true})
 			continue
 		}
 		e.verdict(f, w)
@@ -192,8 +208,9 @@ func (e *Engine) pass(f *flow, dir helpers.Dir, id uint64, v *packet.View) {
 		e.bytes = own.append(e.bytes[:0], first, c.Payload)
 		c.Payload, changed = e.bytes, true
 		if room := v.Room(); len(c.Payload) > room {
-			// It may not fit into the next link, and nobody cuts it. Without its end it fits: that is lost as far as the
-			// sender knows, and comes again in a segment of its own.
+			// Over IPv6 it may not fit into the next link, and nobody cuts it. Without its end it fits: that is lost as far
+			// as the sender knows, and comes again in a segment of its own. Where segments were kept short at the
+			// connection's beginning (internal/rules) this is rare; else a busy sender loses all that it sends.
 			c.Payload, c.Clear = c.Payload[:room], packet.FIN|packet.PSH
 		}
 	}

@@ -129,6 +129,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 	}
 	w := waiting{id: p.ID, time: e.now, dir: dir, end: seq + uint32(len(data)), size: len(data)}
 	w.bare = len(data) == 0 && flags&(packet.FIN|packet.SYN) == 0
+	w.behind = f.nat != nil && len(data) > 0 && ahead(seq, d.next) > 0
 	if flags&packet.FIN != 0 && !d.finished && ahead(w.end, d.next) >= 0 {
 		d.fin, d.finished = w.end, true
 	}

@@ -843,6 +843,44 @@ func TestStrayWithoutLookup(t *testing.T) {
 	}
 }
 
+// What waited behind a hole of the wire until its sender's clock filled that is not let go, but its copies are: else their
+// acknowledgements would set the clock to ever more. What was only disordered leaves.
+func TestRepeatedBehindHole(t *testing.T) {
+	const text, want = "open tcp 10.0.0.1:4000 peer\n", "open tcp 203.0.113.1:4000 peer\n"
+	for _, tt := range []struct {
+		name   string
+		after  time.Duration
+		behind uint64
+	}{
+		{"disordered", 50 * time.Millisecond, 0},
+		{"filled by a clock", 200 * time.Millisecond, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, nil)
+			f := b.tcp(snatConn(helpers.TCP), 1000)
+			lost := f.next[orig]
+			f.next[orig] += uint32(len(text))
+			ids := []uint64{f.say(orig, text), f.say(orig, text)}
+			b.pass(tt.after)
+			f.raw(orig, packet.ACK, lost, f.acked(reply), text)
+			if len(b.open) > 0 {
+				t.Fatalf("%d packets wait", len(b.open))
+			}
+			if got := b.e.Stats().Behind; got != tt.behind {
+				t.Fatalf("%d packets were dropped, want %d", got, tt.behind)
+			}
+			for i, id := range ids {
+				if tt.behind > 0 {
+					id = f.raw(orig, packet.ACK, lost+uint32((i+1)*len(text)), f.acked(reply), text)
+				}
+				if seq, _ := b.seqs(id); seq != lost+uint32((i+1)*len(want)) || b.payload(id) != want {
+					t.Errorf("segment %d left as %q at %d", i, b.payload(id), seq-lost)
+				}
+			}
+		})
+	}
+}
+
 // What comes back, asked for by its tuple, is the connection that was cut off, or another one behind the same NAT. As
 // long as the table has none, nobody but the journal moves numbers.
 func TestVanishedAndLookedUp(t *testing.T) {

@@ -177,7 +177,7 @@ func TestAppendBeyondRoom(t *testing.T) {
 	header := func(with string) string { return strings.Replace(ipv4, "0000 4000", with, 1) }
 	for _, tt := range []struct {
 		name, header string
-		size         int
+		size         int // of the packet without its IP header
 		fragmentable bool
 		id           string // ""; "other": one by its content
 	}{
@@ -186,13 +186,14 @@ func TestAppendBeyondRoom(t *testing.T) {
 		{"too long, with an identification", header("0001 4000"), 600, true, "0001"},
 		{"never forbidden", header("0000 0000"), 600, true, "0000"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		for _, of := range []struct{ proto, header string }{{"11", udp}, {"06", tcp}} {
 			var v packet.View
-			if err := v.Decode(build(t, "11", tt.header, udp, text)); err != nil {
+			if err := v.Decode(build(t, of.proto, tt.header, of.header, text)); err != nil {
 				t.Fatal(err)
 			}
 			with := func(c string) []byte {
-				b, ok := v.Append(nil, packet.Change{Payload: []byte(strings.Repeat(c, tt.size))})
+				room := tt.size - len(strings.ReplaceAll(of.header, " ", ""))/2
+				b, ok := v.Append(nil, packet.Change{Payload: []byte(strings.Repeat(c, room))})
 				var w packet.View
 				if !ok || w.Decode(b) != nil || !w.Valid() {
 					t.Fatalf("%x is not valid", b)
@@ -201,16 +202,16 @@ func TestAppendBeyondRoom(t *testing.T) {
 			}
 			b := with("x")
 			if got := b[flags]&dontFragment == 0; got != tt.fragmentable {
-				t.Errorf("fragmentable %v, want %v", got, tt.fragmentable)
+				t.Errorf("%s: fragmentable %v, want %v", tt.name, got, tt.fragmentable)
 			}
 			if !bytes.Equal(with("x"), b) {
-				t.Error("a copy differs")
+				t.Errorf("%s: a copy differs", tt.name)
 			}
 			id, other := hex.EncodeToString(b[4:6]), hex.EncodeToString(with("y")[4:6])
 			if tt.id == "other" && (id == "0000" || id == other) || tt.id != "other" && id != tt.id {
-				t.Errorf("identification %s, of another datagram %s, want %s", id, other, tt.id)
+				t.Errorf("%s: identification %s, of another packet %s, want %s", tt.name, id, other, tt.id)
 			}
-		})
+		}
 	}
 }
 

@@ -20,17 +20,18 @@ const (
 	leastIPv6 = 1280
 )
 
-// Room is how long the payload may be so that the packet fits wherever it did as it is.
+// Room is how long the payload may be so that the packet arrives wherever it would as it is: of IPv4 routers may fragment
+// it.
 func (v *View) Room() int {
-	least := leastIPv4
 	if v.ipv6 {
-		least = leastIPv6
+		return max(len(v.data), leastIPv6) - v.body
 	}
-	return max(len(v.data), least) - v.body
+	return maxPacket - v.body
 }
 
 // Append appends the packet, changed, to b. Lengths and checksums are computed anew, as what comes from a queue may
-// have left them to the network card. An IPv4 datagram with more than Room may be fragmented. It gives false, and b as it was, if the packet would be too long for its headers.
+// have left them to the network card. An IPv4 packet that may not fit where it did as it is may be fragmented. It gives
+// false, and b as it was, if the packet would be too long for its headers.
 func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 	if v.body+len(c.Payload) > maxPacket {
 		return b, false
@@ -54,16 +55,16 @@ func (v *View) Append(b []byte, c Change) ([]byte, bool) {
 		}
 	} else {
 		binary.BigEndian.PutUint16(l4[udpLength:], uint16(len(l4)))
-		if !w.ipv6 && len(c.Payload) > v.Room() {
-			w.fragmentable(c.Payload)
-		}
+	}
+	if !w.ipv6 && len(w.data) > max(len(v.data), leastIPv4) {
+		w.fragmentable(c.Payload)
 	}
 	w.setLength()
 	w.setChecksum()
 	return b, true
 }
 
-// fragmentable lets routers fragment a datagram that has become longer. Its sender was told how long it may be, and would
+// fragmentable lets routers fragment a packet that has become longer. Its sender was told how long it may be, and would
 // be told the same again. Without identification (RFC 6864, section 4.1: atomic datagrams need none) it gets one that
 // its copies have, too.
 func (v *View) fragmentable(payload []byte) {

@@ -352,6 +352,46 @@ func TestSeenBehindNAT(t *testing.T) {
 	}
 }
 
+// Under NAT both ends keep their segments short; without they are as long as the wire allows.
+func TestShortSegments(t *testing.T) {
+	t.Parallel()
+	f := probed(t)
+	const short, header, most = 1000, 60, 1500 // header: of IPv6 and TCP
+	for _, tt := range []struct {
+		name, script string
+		to           family
+		nat          bool
+	}{{"routed", "", serverAddr, false}, {"masquerade", masquerade, serverAddr, true}, {"dnat", redirectToServer, insideAddr, true}} {
+		for _, v6 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, IPv6 %v", tt.name, v6), func(t *testing.T) {
+				t.Parallel()
+				b := newBed(t)
+				if tt.nat {
+					b.nft(tt.script)
+				}
+				b.install(ftp(f))
+				packets := record(b.open(f))
+				b.echo(b.server, netip.AddrPortFrom(serverAddr.of(v6), 21))
+				c := b.connect(b.client, netip.AddrPortFrom(tt.to.of(v6), 21))
+				if _, err := c.Write(make([]byte, 20000)); err != nil {
+					t.Fatal(err)
+				}
+				longest := map[bool]int{} // to the client
+				for _, p := range drain(packets) {
+					to := look(p).dst == clientAddr.of(v6).String()
+					longest[to] = max(longest[to], len(p.Data))
+				}
+				for _, n := range longest {
+					if tt.nat && n > short+header || !tt.nat && n < most {
+						t.Errorf("the longest packets to and from the server have %v bytes", longest)
+						break
+					}
+				}
+			})
+		}
+	}
+}
+
 // The port that the server really has counts too.
 func TestPortTranslation(t *testing.T) {
 	t.Parallel()

@@ -124,6 +124,7 @@ func firstChains(cfg *Config) []chain {
 // Chains where packets are queued.
 const (
 	controlChain   = "control"
+	shortenChain   = "shorten"
 	midstreamChain = "midstream"
 )
 
@@ -141,6 +142,16 @@ func controlChains(cfg *Config) []chain {
 		}
 	}
 	var chains []chain
+	if shorten := shortenRules(cfg); len(shorten) > 0 {
+		chains = append(chains, chain{
+			name: shortenChain,
+			comment: "The ends of a connection under NAT keep their segments short: rewritten they may be longer, and must\n" +
+				"still fit where they did.",
+			rules: shorten,
+		})
+		jump := rule{"", []term{tcpSyn{}, ctNAT{}, jump(shortenChain)}}
+		control.rules = append([]rule{jump}, control.rules...)
+	}
 	if midstream := midstreamRules(cfg); len(midstream) > 0 {
 		chains = append(chains, chain{
 			name: midstreamChain,
@@ -160,6 +171,23 @@ func controlChains(cfg *Config) []chain {
 		},
 		{name: "input", hook: input, priority: priorityLast, rules: jumps},
 	}...)
+}
+
+// shortSegment leaves a fifth of what each link carries (IPv6: 1280 bytes) to what rewriting adds to a segment. A segment that
+// does not fit is fragmented (IPv4), or has its end cut off, which to TCP is a loss in each full segment.
+const shortSegment = 1000
+
+// shortenRules say so in the SYNs of control connections, both ways.
+func shortenRules(cfg *Config) (rules []rule) {
+	for _, h := range cfg.Helpers {
+		if h.Transport != helpers.TCP {
+			continue
+		}
+		for _, m := range matches(h) {
+			rules = append(rules, rule{h.Name, []term{l4proto(helpers.TCP), m, counter{}, maxSegment(shortSegment)}})
+		}
+	}
+	return rules
 }
 
 // midstreamRules queue what conntrack takes for the beginning of a connection and TCP does not. The engine knows better

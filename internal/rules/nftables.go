@@ -280,6 +280,25 @@ func loadTransport(offset, length uint32) expression {
 	}}
 }
 
+// immediate puts a value into the register.
+func immediate(value []byte) expression {
+	return expression{"immediate", func(ae attributes) {
+		ae.Uint32(unix.NFTA_IMMEDIATE_DREG, register)
+		data(ae, unix.NFTA_IMMEDIATE_DATA, value)
+	}}
+}
+
+// setTCPOption writes the register into an option of the packet's TCP header, if it has that option.
+func setTCPOption(kind uint8, offset, length uint32) expression {
+	return expression{"exthdr", func(ae attributes) {
+		ae.Uint8(unix.NFTA_EXTHDR_TYPE, kind)
+		ae.Uint32(unix.NFTA_EXTHDR_OFFSET, offset)
+		ae.Uint32(unix.NFTA_EXTHDR_LEN, length)
+		ae.Uint32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT)
+		ae.Uint32(unix.NFTA_EXTHDR_SREG, register)
+	}}
+}
+
 func masked(mask []byte) expression {
 	return expression{"bitwise", func(ae attributes) {
 		ae.Uint32(unix.NFTA_BITWISE_SREG, register)

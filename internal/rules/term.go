@@ -45,6 +45,16 @@ func (t ctState) exprs(*batch) []expression {
 	return bits(unix.NFT_CT_STATE, uint32(t), unix.NFT_CMP_NEQ)
 }
 
+// ctNAT: addresses or ports of the connection are translated (IPS_SRC_NAT, IPS_DST_NAT).
+type ctNAT struct{}
+
+func (ctNAT) text() string { return "ct status snat,dnat" }
+
+func (ctNAT) exprs(*batch) []expression {
+	const srcNAT, dstNAT = 1 << 4, 1 << 5
+	return bits(unix.NFT_CT_STATUS, srcNAT|dstNAT, unix.NFT_CMP_NEQ)
+}
+
 // ctZone: the connection is in this zone.
 type ctZone uint16
 
@@ -180,8 +190,31 @@ type tcpNoSyn struct{}
 func (tcpNoSyn) text() string { return "tcp flags ! syn" }
 
 func (tcpNoSyn) exprs(b *batch) []expression {
+	return append(l4proto(helpers.TCP).exprs(b), tcpFlagSyn(unix.NFT_CMP_EQ)...)
+}
+
+// tcpSyn: a TCP segment with SYN, which says how long the other end's segments may be.
+type tcpSyn struct{}
+
+func (tcpSyn) text() string { return "tcp flags syn" }
+
+func (tcpSyn) exprs(b *batch) []expression {
+	return append(l4proto(helpers.TCP).exprs(b), tcpFlagSyn(unix.NFT_CMP_NEQ)...)
+}
+
+// tcpFlagSyn compares the flag SYN with zero.
+func tcpFlagSyn(op uint32) []expression {
 	const flags, syn = 13, 0x02
-	return append(l4proto(helpers.TCP).exprs(b), loadTransport(flags, 1), masked([]byte{syn}), equal([]byte{0}))
+	return []expression{loadTransport(flags, 1), masked([]byte{syn}), compare(op, []byte{0})}
+}
+
+// maxSegment lowers the maximum segment size that a SYN says (RFC 9293 section 3.7.1), never raises it (nft_exthdr.c).
+type maxSegment uint16
+
+func (t maxSegment) text() string { return fmt.Sprintf("tcp option maxseg size set %d", uint16(t)) }
+
+func (t maxSegment) exprs(*batch) []expression {
+	return []expression{immediate(binary.BigEndian.AppendUint16(nil, uint16(t))), setTCPOption(2, 2, 2)}
 }
 
 // oifLo: the packet leaves by lo, whose index is 1 in every network namespace (LOOPBACK_IFINDEX).
