@@ -56,17 +56,22 @@ func takeLock(folder string) (*lock, error) {
 		return nil, fmt.Errorf("make the folder of locks: %w", err)
 	}
 	path := filepath.Join(folder, strconv.FormatUint(inode, 10)+".lock")
-	for {
+	for unnamed := 0; ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 		if err != nil {
 			return nil, fmt.Errorf("open the lock: %w", err)
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			defer f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, &RunningError{holder(f), path}
+			pid := holder(f)
+			f.Close()
+			if !errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fmt.Errorf("lock %s: %w", path, err)
 			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			// Without a name it is no daemon's, but one that otherLocks of another namespace tries and lets go.
+			if unnamed++; pid != 0 || unnamed == 3 {
+				return nil, &RunningError{pid, path}
+			}
+			continue
 		}
 		// Its last owner may have removed the file between our open and our lock.
 		mine, err1 := f.Stat()

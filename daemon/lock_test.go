@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLock(t *testing.T) {
@@ -54,6 +55,29 @@ func TestLockLeftOver(t *testing.T) {
 	if pid := holder(l.file); pid != os.Getpid() {
 		t.Errorf("the lock names process %d, want %d", pid, os.Getpid())
 	}
+}
+
+// A cleanup in another namespace tries each lock, and holds it for a moment.
+func TestLockTried(t *testing.T) {
+	folder := t.TempDir()
+	inode, err := namespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(folder, fmt.Sprintf("%d.lock", inode))
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := lockFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { f.Close() })
+	l, err := takeLock(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.release()
 }
 
 func TestLockRefusesSymlink(t *testing.T) {
