@@ -134,7 +134,7 @@ func (s *site) transfer(c clientKind, f family, m mode, port uint16) error {
 	}
 	// The server may close the file after it has said that all is there.
 	up := sameFile(stored)
-	for deadline := time.Now().Add(time.Second); up != nil && time.Now().Before(deadline); up = sameFile(stored) {
+	for deadline := time.Now().Add(patience); up != nil && time.Now().Before(deadline); up = sameFile(stored) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	err = errors.Join(up, sameFile(filepath.Join(folder, "down")), list(filepath.Join(folder, "list")))

@@ -87,7 +87,7 @@ func (p *party) connect(to netip.AddrPort, l *net.TCPListener) (*link, error) {
 	p.t.Helper()
 	k := &link{t: p.t}
 	var err error
-	p.ns.Do(func() { k.ends[0], err = net.DialTimeout("tcp", to.String(), 3*time.Second) })
+	p.ns.Do(func() { k.ends[0], err = net.DialTimeout("tcp", to.String(), patience) })
 	if err != nil {
 		return nil, fmt.Errorf("connect to %v: %w", to, err)
 	}

@@ -119,7 +119,7 @@ func TestH323Connection(t *testing.T) {
 		for i, most := range [2]int{0, want} {
 			arrived := 0
 			for _, m := range all[i] {
-				arrived += m.pass(t, brief+time.Duration(min(most, 1))*3*time.Second)
+				arrived += m.pass(t, brief+time.Duration(min(most, 1))*patience)
 			}
 			if arrived != most {
 				t.Errorf("call %d of two: %d datagrams arrived, want %d", i, arrived, most)
@@ -149,7 +149,7 @@ func TestH323Connection(t *testing.T) {
 		}
 		if err == nil {
 			c.line = k
-			if arrived, err := c.arrives(styles[1], 3*time.Second); err != nil || arrived != mediaPerCall {
+			if arrived, err := c.arrives(styles[1], patience); err != nil || arrived != mediaPerCall {
 				t.Errorf("forwarded: %d of %d datagrams arrived, error %v", arrived, mediaPerCall, err)
 			}
 		}
@@ -161,7 +161,7 @@ func TestH323Connection(t *testing.T) {
 			c = &call{t, relay{dial(), onward}, phones(other), 7}
 			within := brief
 			if allowed {
-				within = 3 * time.Second
+				within = patience
 			}
 			if arrived, err := c.arrives(st, within); err != nil || (arrived == mediaPerCall) != allowed {
 				t.Errorf("%s through another, allowed %t: %d datagrams arrived, error %v", st.name, allowed, arrived, err)
@@ -221,7 +221,7 @@ func TestH323Published(t *testing.T) {
 			}
 			calls(0, brief) // without the daemon
 			d := s.daemon("--config", s.config("policy: {limits: {rate: 1000}}\n"))
-			calls(mediaPerCall, 3*time.Second)
+			calls(mediaPerCall, patience)
 			until(t, "nothing is open any more", func() bool { return s.expectations() == 0 })
 			d.ended()
 		})

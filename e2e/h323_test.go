@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cthelperd/cthelperd/helpers/h323/h323test"
 	"github.com/cthelperd/cthelperd/internal/netnstest"
@@ -96,7 +95,7 @@ func h323Calls(t *testing.T, endpoint, keeper *party, host netip.Addr, all []sty
 				t.Fatalf("%s: %v", name, err)
 			}
 			c := &call{t, k, phones, 7}
-			if arrived, err := c.arrives(st, 3*time.Second); err != nil || arrived != mediaPerCall {
+			if arrived, err := c.arrives(st, patience); err != nil || arrived != mediaPerCall {
 				t.Errorf("%s: %d of %d datagrams arrived, error %v", name, arrived, mediaPerCall, err)
 			}
 			if !incoming {
@@ -198,7 +197,7 @@ func TestH323Neighbours(t *testing.T) {
 							t.Fatalf("%s: %v", name, err)
 						}
 						refused := strings.Count(d.out.String(), "msg=refuse")
-						if arrived, err := c.arrives(st, 3*time.Second); err != nil || arrived != mediaPerCall {
+						if arrived, err := c.arrives(st, patience); err != nil || arrived != mediaPerCall {
 							t.Errorf("%s: %d of %d datagrams arrived, error %v", name, arrived, mediaPerCall, err)
 						}
 						if n := strings.Count(d.out.String(), "msg=refuse"); n != refused {

@@ -228,7 +228,7 @@ func TestOutOfTree(t *testing.T) {
 				return strings.Contains(s.server.Run("ss", "-Hlun", "sport = 69"), ":69")
 			})
 			// tftp waits for an answer that the rules refuse: what is there is one refused packet.
-			if err := get(patience / 4); err == nil {
+			if err := get(2500 * time.Millisecond); err == nil {
 				t.Fatal("the transfer works without the daemon")
 			}
 			if s.counter("rejected") == 0 {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 )
 
 // Name and password at every server.
@@ -31,7 +30,7 @@ func (s *site) serve(kind serverKind, port uint16, lax bool) *process {
 	for _, f := range families {
 		p.until("listens on "+string(f), func() (up bool) {
 			s.server.Do(func() {
-				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.serverAddr(f), port).String(), time.Second)
+				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.serverAddr(f), port).String(), patience)
 				if up = err == nil; up {
 					c.Close()
 				}

@@ -120,7 +120,7 @@ func (s *site) scenario(name string, steps ...string) string {
 func caller() []string {
 	return []string{
 		request("INVITE", 1, description(1, playing)), await(200), request("ACK", 1, nothing), play,
-		pause(played + 200*time.Millisecond), request("BYE", 2, nothing), await(200),
+		pause(played + time.Second), request("BYE", 2, nothing), await(200),
 	}
 }
 

@@ -275,7 +275,8 @@ func (p *process) start(ns *netnstest.NS) {
 	})
 }
 
-const patience = 10 * time.Second
+// patience bounds every wait for what must come.
+const patience = 30 * time.Second
 
 // until waits for a condition that the process brings about.
 func (p *process) until(what string, holds func() bool) {

@@ -106,7 +106,7 @@ func TestWhy(t *testing.T) {
 		}
 		c := &call{t, k, [2]*phone{client.phone(20000), server.phone(20100)}, 7}
 		err = styles[0].make(c, func(all []media) {
-			all[0].pass(t, 3*time.Second)
+			all[0].pass(t, patience)
 			d.says("msg=related", 4)
 			text, _ := s.why(d.out.String(), "--where", "related && orig.dport == 20102")
 			h245 := `tcp 10\.1\.0\.2:\d+>192\.168\.200\.102:\d+`

@@ -94,7 +94,7 @@ func (s *site) shadows(zone uint16) int {
 // reaches says whether a namespace can connect to an address; what the rules drop or refuse it cannot.
 func reaches(ns *netnstest.NS, to netip.AddrPort) (ok bool) {
 	ns.Do(func() {
-		c, err := net.DialTimeout("tcp", to.String(), 500*time.Millisecond)
+		c, err := net.DialTimeout("tcp", to.String(), 5*time.Second)
 		if ok = err == nil; ok {
 			c.Close()
 		}
