@@ -34,6 +34,7 @@ const kernelHelpers = `table inet kernel {
 // TestH323Pairs records calls on both sides of a firewall that masquerades: once the kernel's own helpers translate what the
 // messages say, once the daemon does. A replay of what was sent translates the same places.
 func TestH323Pairs(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"kernel", "daemon"} {
 		for i, name := range []string{"slow", "fast", "tunnelled", "back"} {
 			if *onlyPairs && i > 0 {

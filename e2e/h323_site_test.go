@@ -176,6 +176,7 @@ func TestH323Connection(t *testing.T) {
 
 // TestH323Published is TestPublished for H.323: an endpoint inside is called by the firewall's outside address.
 func TestH323Published(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		inside bool

@@ -31,6 +31,7 @@ const keeperInside = `table inet published { chain prerouting {
 
 // TestH323: an endpoint calls and is called by a gatekeeper with the firewall between them; nothing but RAS is open.
 func TestH323(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		nat    nat
 		inside bool // the gatekeeper is
@@ -113,6 +114,7 @@ func h323Calls(t *testing.T, endpoint, keeper *party, host netip.Addr, all []sty
 
 // TestH323WithoutDaemon is the negative control: though RAS and all of TCP are open, no media pass.
 func TestH323WithoutDaemon(t *testing.T) {
+	t.Parallel()
 	for _, n := range nats {
 		t.Run(string(n), func(t *testing.T) {
 			t.Parallel()
@@ -150,6 +152,7 @@ func (s *site) dmz(t *testing.T) *party {
 // TestH323Neighbours: both parties are inside, in two networks that know each other by what the gatekeeper outside says of
 // them; it routes the calls, or does not.
 func TestH323Neighbours(t *testing.T) {
+	t.Parallel()
 	for _, n := range []nat{masquerade, routed} {
 		if *onlyPairs && n == routed {
 			continue

@@ -10,6 +10,7 @@ import (
 // TestPublished: a server inside is called by the firewall's outside address, from outside and from inside; from there with
 // source NAT too, as it is needed where both are in one network.
 func TestPublished(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		inside bool

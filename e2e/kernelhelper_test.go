@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,7 +96,15 @@ func TestKernelHelper(t *testing.T) {
 	if dir := os.Getenv(pcaps.Variable); dir != "" {
 		dirs = append(dirs, dir)
 	}
+	t.Parallel()
+	var mu sync.Mutex
 	all := map[string]int{}
+	t.Cleanup(func() {
+		if all["ftp"] == 0 || all["h323"] == 0 {
+			t.Error("the kernel's helper has made no expectation at all: nothing was compared")
+		}
+		t.Logf("the kernel's helpers have made %v expectations", all)
+	})
 	for _, dir := range dirs {
 		for _, path := range pcaps.Captures(t, dir) {
 			name := filepath.Base(path)
@@ -108,9 +117,12 @@ func TestKernelHelper(t *testing.T) {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				more := truth.Ports[truth.Protocol]
 				kernel := byKernel(t, path, p.kernel, more)
+				mu.Lock()
 				all[truth.Protocol] += len(kernel)
+				mu.Unlock()
 				ours := map[string]uint64{}
 				var args []string
 				if len(more) > 0 {
@@ -143,10 +155,6 @@ func TestKernelHelper(t *testing.T) {
 			})
 		}
 	}
-	if all["ftp"] == 0 || all["h323"] == 0 {
-		t.Error("the kernel's helper has made no expectation at all: nothing was compared")
-	}
-	t.Logf("the kernel's helpers have made %v expectations", all)
 }
 
 // byKernel gives the expectations that the kernel's helper makes of a capture, one each time that it makes it.
@@ -174,15 +182,18 @@ func byKernel(t *testing.T, path string, parsers []kernelParser, more []uint16) 
 	} {
 		ns.Sysctl(name, value)
 	}
-	ns.Run("ip", "link", "set", "tun0", "up")
-	ns.Run("ip", "-4", "route", "add", "default", "dev", "tun0")
-	ns.Run("ip", "-6", "route", "add", "default", "dev", "tun0")
-	ns.Run("nft", "add table inet t; add chain inet t pre { type filter hook prerouting priority -150; }")
+	batch := filepath.Join(t.TempDir(), "ip")
+	if err := os.WriteFile(batch, []byte("link set tun0 up\nroute add 0.0.0.0/0 dev tun0\nroute add ::/0 dev tun0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ns.Run("ip", "-batch", batch)
+	objects, rules := "", ""
 	for _, k := range parsers {
 		list := strings.Trim(strings.ReplaceAll(fmt.Sprint(append([]uint16{k.port}, more...)), " ", ", "), "[]")
-		ns.Run("nft", fmt.Sprintf("add ct helper inet t %[1]s-%[2]s { type %[1]q protocol %[2]s; }", k.name, k.transport))
-		ns.Run("nft", fmt.Sprintf("add rule inet t pre %[2]s dport { %[3]s } ct helper set \"%[1]s-%[2]s\"", k.name, k.transport, list))
+		objects += fmt.Sprintf("ct helper %[1]s-%[2]s { type %[1]q protocol %[2]s; }\n", k.name, k.transport)
+		rules += fmt.Sprintf("%[2]s dport { %[3]s } ct helper set \"%[1]s-%[2]s\"\n", k.name, k.transport, list)
 	}
+	ns.Run("nft", "table inet t {\n"+objects+"chain pre { type filter hook prerouting priority -150;\n"+rules+"}; }")
 	ns.Sysctl("net.netfilter.nf_conntrack_checksum", "0") // captures hold what network cards were to compute
 	ns.Do(func() {
 		table, err := nfnl.Dial()

@@ -18,6 +18,7 @@ add rule inet filter output jump refuse
 
 // TestLocal: client, server or both are the firewall itself. Without the daemon each transfer fails, with it each works.
 func TestLocal(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		places func(*site)

@@ -44,6 +44,7 @@ func announced(d *process, m mode) int {
 
 // TestTransfers is the matrix: each server, client, mode, family and kind of NAT; storing, fetching and listing.
 func TestTransfers(t *testing.T) {
+	t.Parallel()
 	jobs := toRun()
 	for _, n := range nats {
 		for _, k := range serverKinds {

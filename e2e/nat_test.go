@@ -108,6 +108,7 @@ func TestCut(t *testing.T) {
 
 // TestBadWire: packets between client and firewall are lost, doubled and overtaken.
 func TestBadWire(t *testing.T) {
+	t.Parallel()
 	for _, n := range []nat{routed, bothWays} {
 		t.Run(string(n), func(t *testing.T) {
 			t.Parallel()

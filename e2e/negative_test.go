@@ -11,6 +11,7 @@ func speaks(f family, m mode) bool { return f == ipv4 || m == modeEPRT || m == m
 // TestWithoutDaemon is the negative control: the rules alone let no data connection through, whatever the mode, family
 // and kind of NAT, and it is they that refuse it.
 func TestWithoutDaemon(t *testing.T) {
+	t.Parallel()
 	for _, n := range nats {
 		t.Run(string(n), func(t *testing.T) {
 			t.Parallel()

@@ -240,6 +240,7 @@ func cut(p []byte, size int, id uint32) [][]byte {
 
 // TestFragments: control packets come in fragments, in order or not, from either side. The engine sees them whole.
 func TestFragments(t *testing.T) {
+	t.Parallel()
 	const whole = 1 << 15
 	for _, row := range []struct {
 		name    string
@@ -312,6 +313,7 @@ func insert(p []byte, headers []byte) []byte {
 // TestExtensionHeaders: control packets carry IPv4 options or IPv6 extension headers. Announcements in them are found, and
 // rewritten under NAT; the headers stay as they are.
 func TestExtensionHeaders(t *testing.T) {
+	t.Parallel()
 	pad := []byte{1, 4, 0, 0, 0, 0} // PadN, fills a header of 8 bytes
 	header := func(next byte, body []byte) []byte { return append([]byte{next, 0}, body...) }
 	for _, row := range []struct {

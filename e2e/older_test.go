@@ -123,6 +123,7 @@ func (d *dialogue) passiveFails() error {
 // length, in both directions, and so may the next ones; when the daemon is killed they go on; the next daemon takes
 // them over, adjusted as they are. The rules are strict.
 func TestOlder(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		nat    nat
@@ -189,6 +190,7 @@ func atLeast(got, want map[string][2]int) bool {
 // TestOlderKept: without a new entry a connection that began before the daemon keeps its length, and what would change
 // it is refused.
 func TestOlderKept(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
@@ -211,6 +213,7 @@ func TestOlderKept(t *testing.T) {
 
 // TestKilled: connections whose lengths have changed go on when the daemon is killed, and new ones begin.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	for _, f := range families {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()

@@ -163,6 +163,7 @@ func tone(d time.Duration) string {
 // TestPhones: two phones call each other through a proxy at which they are registered, one of them behind the firewall.
 // The one outside calls when the flow of the registration is forgotten: what opens the way is the registration.
 func TestPhones(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		nat       nat
 		family    family

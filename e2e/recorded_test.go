@@ -18,6 +18,7 @@ import (
 // TestSIPRecorded records calls of real programs on the inside of a firewall, through the daemon, and replays them: what
 // tshark reads in them is found. -record keeps the captures.
 func TestSIPRecorded(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("tshark"); err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,7 @@ func (s *site) expectations() (n int) {
 // TestCalls: sipp calls sipp, over UDP and TCP, IPv4 and IPv6, behind each NAT: without the daemon no packet of the media
 // passes, with it each does, and nothing is open when the call is over.
 func TestCalls(t *testing.T) {
+	t.Parallel()
 	type row struct {
 		nat       nat
 		family    family

@@ -23,6 +23,7 @@ func (s *site) why(log string, args ...string) (text string, code int) {
 
 // TestWhy: while the daemon works, and after its end, cthelper tells of live data connections who announced them, and how.
 func TestWhy(t *testing.T) {
+	t.Parallel()
 	const shadow = `, a shadow of cthelperd's: no packet belongs to it\n`
 	whole := func(t *testing.T, text, pattern string) {
 		t.Helper()

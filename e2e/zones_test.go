@@ -105,6 +105,7 @@ func reaches(ns *netnstest.NS, to netip.AddrPort) (ok bool) {
 // TestZones: two tenants with the same addresses announce the same end points at the same time. Each gets its own opened,
 // and none the other's.
 func TestZones(t *testing.T) {
+	t.Parallel()
 	for _, n := range []nat{routed, masquerade} {
 		t.Run(string(n), func(t *testing.T) {
 			t.Parallel()
