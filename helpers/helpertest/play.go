@@ -392,7 +392,8 @@ func (n *nat) At(i int) (netip.AddrPort, bool) {
 // Translate implements helpers.NAT.
 func (n *nat) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
 	b := n.outside(a)
-	if p := a.Port() ^ 2; b != a && n.ports != nil && a.Port() >= 1024 && // its own inverse; odd stays odd
+	// Its own inverse; odd stays odd, and neighbours stay neighbours.
+	if p := a.Port() ^ 1<<14; b != a && n.ports != nil && a.Port() >= 1024 && p >= 1024 &&
 		!slices.Contains(n.ports, a.Port()) && !slices.Contains(n.ports, p) {
 		b = netip.AddrPortFrom(b.Addr(), p)
 	}

@@ -8,6 +8,9 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
+// maxCounted bounds the pairs of ports of a message that count looks up.
+const maxCounted = 32
+
 // known is by which of its addresses a host calls itself.
 type known uint8
 
@@ -48,13 +51,14 @@ func (s *session) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers
 // editor makes the edits of one message.
 type editor struct {
 	*message
-	seg    *helpers.Segment
-	nat    helpers.NAT
-	fromTo bool // From and To are rewritten, too
-	sender *names
-	reader names
-	edits  []helpers.Edit
-	text   []byte // of all edits
+	seg     *helpers.Segment
+	nat     helpers.NAT
+	fromTo  bool // From and To are rewritten, too
+	sender  *names
+	reader  names
+	edits   []helpers.Edit
+	text    []byte // of all edits
+	counted int    // pairs of ports that were looked up
 }
 
 // real and seen are a side's end points: as it knows itself, and as the other one knows it.
@@ -116,6 +120,7 @@ func (e *editor) rewrite() []helpers.Edit {
 		case mediaPort, rtcp:
 			if to, ok := e.described(p); ok {
 				e.write(p, to)
+				e.count(p, to)
 			}
 		case candidate, related:
 			if to, ok := e.described(p); ok && !e.foreseen(p) {
@@ -224,6 +229,38 @@ func (e *editor) described(p *place) (netip.AddrPort, bool) {
 		to, ok = e.nat.Translate(p.addr)
 	}
 	return to, ok && to != p.addr
+}
+
+// count leaves of the port pairs of an m= line, which is seen at to, those that are one behind the other there as they
+// are here. The first is that of a layered encoding's base (RFC 8866, section 5.14).
+func (e *editor) count(p *place, to netip.AddrPort) {
+	if p.kind != mediaPort {
+		return
+	}
+	said, n := e.media[p.media].count, 1
+	for ; n < said; n++ {
+		if e.counted++; e.counted > maxCounted || int(p.addr.Port())+2*n > 1<<16-1 {
+			return // nor are they announced
+		}
+		step := uint16(2 * n)
+		seen, _ := e.nat.Translate(netip.AddrPortFrom(p.addr.Addr(), p.addr.Port()+step))
+		if seen.Port() != to.Port()+step {
+			break
+		}
+	}
+	if n == said {
+		return
+	}
+	rest := span{p.port.end, p.port.end + 1}
+	for rest.end < e.body.end && digit(e.seg.Data[rest.end]) {
+		rest.end++
+	}
+	e.edit(rest, func(b []byte) []byte {
+		if n == 1 {
+			return b
+		}
+		return strconv.AppendInt(append(b, '/'), int64(n), 10)
+	})
 }
 
 // connected is the address for a c= line, which is that of the first of its streams; false: what is there.

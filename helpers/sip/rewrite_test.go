@@ -36,6 +36,7 @@ var (
 	outward = translator{
 		"10.0.0.1": "203.0.113.1", "10.0.0.1:5060": "203.0.113.1:61000",
 		"10.0.0.1:4000": "203.0.113.1:4002", "10.0.0.1:4001": "203.0.113.1:4003",
+		"10.0.0.1:4002": "203.0.113.1:4004", "10.0.0.1:6000": "203.0.113.1:6006", "10.0.0.1:6002": "203.0.113.1:6008",
 	}
 	inward = translator{
 		"203.0.113.1": "10.0.0.1", "203.0.113.1:61000": "10.0.0.1:5060", "203.0.113.1:4002": "10.0.0.1:4000",
@@ -224,6 +225,10 @@ Content-Type: text/plain
 		{"part of a body", filled("10.0.0.1", "4000"), filled("203.0.113.1", "4002")},
 		{"several ports", sdp("c=IN IP4 10.0.0.1\nm=audio 4000/2 RTP/AVP 0\n"),
 			sdp("c=IN IP4 203.0.113.1\nm=audio 4002/2 RTP/AVP 0\n")},
+		{"several ports that are apart outside", sdp("c=IN IP4 10.0.0.1\nm=audio 4001/02 RTP/AVP 0\n"),
+			sdp("c=IN IP4 203.0.113.1\nm=audio 4003 RTP/AVP 0\n")},
+		{"some of them", sdp("c=IN IP4 10.0.0.1\nm=audio 6000/4 RTP/AVP 0\n"),
+			sdp("c=IN IP4 203.0.113.1\nm=audio 6006/2 RTP/AVP 0\n")},
 		{"time to live", sdp("c=IN IP4 10.0.0.1/127\nm=audio 4000 RTP/AVP 0\n"),
 			sdp("c=IN IP4 203.0.113.1/127\nm=audio 4002 RTP/AVP 0\n")},
 		{"on hold, of old", sdp("o=- 1 1 IN IP4 10.0.0.1\nc=IN IP4 0.0.0.0\nm=audio 4000 RTP/AVP 0\n"),
@@ -256,7 +261,10 @@ Content-Type: text/plain
 }
 
 // asked counts what a NAT is asked for.
-type asked struct{ times int }
+type asked struct {
+	times   int
+	changes bool
+}
 
 func (n *asked) At(int) (netip.AddrPort, bool) {
 	n.times++
@@ -265,7 +273,7 @@ func (n *asked) At(int) (netip.AddrPort, bool) {
 
 func (n *asked) Translate(a netip.AddrPort) (netip.AddrPort, bool) {
 	n.times++
-	return a, false
+	return netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), a.Port()), n.changes
 }
 
 // However a description is made, the NAT is asked a few times for each of its addresses: it has to look them up.
@@ -277,6 +285,7 @@ func TestRewriteIsLinear(t *testing.T) {
 		"lines":      repeat("c=IN IP4 10.0.0.2\n", many) + repeat("m=a 4000 x\n", many),
 		"streams":    repeat("m=a 4000 x\nc=IN IP4 10.0.0.2\n", many),
 		"candidates": "c=IN IP4 10.0.0.2\nm=a 4000 x\n" + repeat("a=candidate:1 1 UDP 1 10.0.0.2 4000 typ host\n", many),
+		"counts":     "c=IN IP4 10.0.0.1\n" + repeat("m=a 4000/65535 x\n", many),
 		"own":        "o=a 1 1 IN IP4 10.0.0.1\n" + repeat("c=IN IP4 10.0.0.1\n", many) + repeat("m=a 4000 x\n", many),
 	} {
 		data := withBody("INVITE sip:b@b SIP/2.0\nf: <sip:a@a>\nt: <sip:b@b>\ni: a\nCSeq: 1 INVITE\nc: application/sdp\n", body)
@@ -284,7 +293,7 @@ func TestRewriteIsLinear(t *testing.T) {
 		if err := m.parse(data, 0); err != nil {
 			t.Fatal(name, err)
 		}
-		nat := &asked{}
+		nat := &asked{changes: name == "counts"}
 		e := editor{message: &m, seg: &helpers.Segment{Flow: &snatFlow, Data: data}, nat: nat, sender: &names{}}
 		e.rewrite()
 		if most := 4 * len(m.places); nat.times > most || nat.times == 0 {

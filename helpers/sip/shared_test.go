@@ -132,3 +132,25 @@ func TestContactOfOtherTransport(t *testing.T) {
 		t.Errorf("open are %v", w.placed)
 	}
 }
+
+// Of several pairs of ports only those are told that are one behind the other outside (RFC 8866, section 5.14): here a
+// neighbour has the second.
+func TestPortCount(t *testing.T) {
+	for _, neighbour := range []bool{false, true} {
+		w := newFirewall(t, options(false))
+		s := site{snat: true, port: true}
+		if neighbour {
+			w.connect(s.conn(helpers.UDP, 1)).say(0, plain("INVITE sip:b@b.example SIP/2.0", "n", "1 INVITE", "", 1, "10.0.0.2:4002"))
+		}
+		left := string(w.connect(s.conn(helpers.UDP, 0)).say(0,
+			plain("INVITE sip:b@b.example SIP/2.0", "one", "1 INVITE", "", 0, "10.0.0.1:4000/2")))
+		want := map[bool]string{false: "m=audio 4000/2 RTP", true: "m=audio 4000 RTP"}[neighbour]
+		if !strings.Contains(left, want) {
+			t.Errorf("neighbour %v: no %q in\n%s", neighbour, want, left)
+		}
+		head, body, _ := strings.Cut(left, "\r\n\r\n")
+		if !strings.Contains(head, fmt.Sprintf("Content-Length: %d", len(body))) {
+			t.Errorf("of %d bytes:\n%s", len(body), head)
+		}
+	}
+}
