@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,10 @@ func newBedAt(t *testing.T, masquerade bool, outside string) *bed {
 	b := &bed{t: t, client: netnstest.New(t), firewall: netnstest.New(t), server: netnstest.New(t)}
 	netnstest.Veth(b.client, "c", []string{clientAddr + "/24"}, b.firewall, "inside", []string{"10.1.0.1/24"})
 	netnstest.Veth(b.firewall, "outside", []string{outside + "/24"}, b.server, "s", []string{serverAddr + "/24"})
+	// Nobody has to ask for neighbours: a datagram that waits for the answer is not sent again.
+	at := func(a string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(a)} }
+	netnstest.Neighbours(b.client, "c", "02:00:00:00:01:02", at(clientAddr), b.firewall, "inside", "02:00:00:00:01:01", at("10.1.0.1"))
+	netnstest.Neighbours(b.firewall, "outside", "02:00:00:00:02:01", at(outside), b.server, "s", "02:00:00:00:02:02", at(serverAddr))
 	b.client.Route("10.1.0.1")
 	if !masquerade {
 		b.server.Route(outside)
@@ -231,6 +236,13 @@ func (b *bed) left() left {
 	}
 	l.Expectations = strings.Count(b.firewall.Run("conntrack", "-L", "expect"), "mask-src=")
 	return l
+}
+
+// state is what the firewall's kernel knows, for who looks into a failure.
+func (b *bed) state() string {
+	b.t.Helper()
+	return b.firewall.Run("sh", "-c", "conntrack -L -o extended; conntrack -L expect; cat /proc/thread-self/net/netfilter/nfnetlink_queue; "+
+		"conntrack -S; nft list ruleset 2>&1")
 }
 
 // config writes a configuration file.

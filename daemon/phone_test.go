@@ -92,6 +92,7 @@ func (p *phone) Rewrite(seg *helpers.Segment, nat helpers.NAT, edits []helpers.E
 // telephone is a UDP port.
 type telephone struct {
 	t    *testing.T
+	bed  *bed
 	name string
 	conn *net.UDPConn
 }
@@ -105,7 +106,7 @@ func (b *bed) telephone(ns *netnstest.NS, name string, port int) *telephone {
 		b.t.Fatalf("%s: %v", name, err)
 	}
 	b.t.Cleanup(func() { c.Close() })
-	return &telephone{b.t, name, c}
+	return &telephone{b.t, b, name, c}
 }
 
 func (p *telephone) says(to, text string) {
@@ -122,7 +123,7 @@ func (p *telephone) hears(want string) string {
 	b := make([]byte, 1500)
 	n, from, err := p.conn.ReadFromUDPAddrPort(b)
 	if err != nil || string(b[:n]) != want+"\n" {
-		p.t.Fatalf("%s hears %q, %v; want %q", p.name, b[:n], err, want)
+		p.t.Fatalf("%s hears %q, %v; want %q\n%s", p.name, b[:n], err, want, p.bed.state())
 	}
 	return from.String()
 }
@@ -231,7 +232,7 @@ func TestCallOverTCP(t *testing.T) {
 	connect := func(ns *netnstest.NS, l net.Listener, to string) (near, far net.Conn) {
 		t.Helper()
 		var err error
-		ns.Do(func() { near, err = net.DialTimeout("tcp4", to, 3*time.Second) })
+		ns.Do(func() { near, err = net.DialTimeout("tcp4", to, patience) })
 		if err == nil {
 			far, err = l.Accept()
 		}
