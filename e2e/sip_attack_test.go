@@ -94,7 +94,7 @@ func TestSIPTorture(t *testing.T) {
 				t.Parallel()
 				mutations := 4
 				if *onlyPairs {
-					mutations = 1
+					mutations = 0
 				}
 				tortureSite(t, n, transport, mutations)
 			})
