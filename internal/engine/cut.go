@@ -35,7 +35,7 @@ func (e *Engine) cutOff(f *flow) {
 		}
 	}
 	e.cuts++
-	f.more().cut = e.now.Add(cutTime)
+	e.more(f).cut = e.now.Add(cutTime)
 	e.wakeFlow(f, f.extra.cut)
 }
 

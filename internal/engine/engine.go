@@ -59,7 +59,10 @@ type Engine struct {
 	bytes    []byte
 	event    Event
 	scratch  helpers.Result
-	jobs     []*job // not in use
+	jobs     spare[job]
+	extras   spare[extra]
+	spent    []*entry // forgotten, but a job may look at them still
+	spares   spare[entry]
 	prepared []prepared
 	handled  int      // of prepared
 	single   prepared // a packet that Prepare has not seen
@@ -96,6 +99,9 @@ func New(cfg Config) (*Engine, error) {
 
 // Handle takes one packet.
 func (e *Engine) Handle(p Packet) *Step {
+	if len(e.spent) > 0 && len(e.tickets) == 0 { // no job is under way
+		e.reclaim()
+	}
 	e.begin(p.Time)
 	e.stats.Packets++
 	e.handle(&p)
@@ -156,7 +162,7 @@ func (e *Engine) handle(p *Packet) {
 	} else {
 		e.segment(f, dir, p, v)
 	}
-	f.slim()
+	e.slim(f)
 }
 
 // later keeps a packet until its session is not busy.
@@ -213,7 +219,7 @@ func (e *Engine) Resume(t Ticket, answers []error) *Step {
 	if s.job == nil {
 		e.pump(f)
 		e.settle(f)
-		f.slim()
+		e.slim(f)
 		e.finish(f)
 		e.drain(s)
 	}
@@ -494,7 +500,7 @@ func (e *Engine) releaseAll() {
 		e.leave(f)
 		if !f.closed() && f.extra != nil {
 			e.clear(&f.extra.timer, f.alarm())
-			f.slim()
+			e.slim(f)
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (x *entry) id() expect.ID { return expect.ID(x.links[byID].hash) }
 
 // insert makes an entry like x, with a name of its own.
 func (e *Engine) insert(x *entry) *entry {
-	n := new(entry)
+	n := e.spares.take()
 	*n = *x
 	n.links[byID].hash = e.nextName()
 	e.enlist(n)
@@ -164,6 +164,9 @@ func (e *Engine) forget(x *entry) {
 	}
 	e.letSleep(x)
 	e.unlist(x)
+	if len(e.spent) < maxSpare {
+		e.spent = append(e.spent, x)
+	}
 	if x.session.job == nil { // else something may be announced in its stead
 		x.session.slim()
 	}

@@ -58,18 +58,24 @@ type extra struct {
 }
 
 // more gives the flow an extra.
-func (f *flow) more() *extra {
+func (e *Engine) more(f *flow) *extra {
 	if f.extra == nil {
-		f.extra = &extra{}
+		f.extra = e.extras.take()
 	}
 	return f.extra
 }
 
 // slim takes the flow's extra away if there is nothing in it.
-func (f *flow) slim() {
-	if x := f.extra; x != nil && x.announced == nil && x.wait == nil && !x.timer.set() && !f.cut() && x.streams[0].empty() &&
-		x.streams[1].empty() {
-		f.extra = nil
+func (e *Engine) slim(f *flow) {
+	x := f.extra
+	if x == nil || x.announced != nil || len(x.wait) > 0 || x.timer.set() || f.cut() || !x.streams[0].empty() ||
+		!x.streams[1].empty() {
+		return
+	}
+	f.extra = nil
+	if cap(x.wait) <= fewWaiting {
+		*x = extra{wait: x.wait}
+		e.extras.give(x)
 	}
 }
 
@@ -218,7 +224,7 @@ func (e *Engine) open(c *Conn, zone uint16, v *packet.View, id uint64) *flow {
 	f.missed = f.late && !c.Existing && !e.excused()
 	if by != nil {
 		said := by.said
-		f.more().announced = &said
+		e.more(f).announced = &said
 	}
 	if f.session = e.sessionFor(h, f, by); f.session == nil {
 		e.flows.giveBack(f)
@@ -283,7 +289,7 @@ func (e *Engine) close(f *flow) {
 	e.leave(f)
 	s := f.session
 	f.session = nil
-	f.more().announced = nil
+	e.more(f).announced = nil
 	e.wakeFlow(f, e.now.Add(lingers))
 	e.leftBy(s, f)
 }

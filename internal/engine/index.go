@@ -234,9 +234,10 @@ func (e *Engine) grouped(s *session, g helpers.Group) iter.Seq[*entry] {
 
 // master is what announcements of s hang on. Those of a trunk have one and the same.
 func (s *session) master(m *expect.Master) *expect.Master {
-	if s.extra != nil && s.extra.list.last != nil && *s.extra.list.last.master == *m {
-		return s.extra.list.last.master
+	x := s.more()
+	if x.master == nil || *x.master != *m {
+		own := *m
+		x.master = &own
 	}
-	own := *m
-	return &own
+	return x.master
 }

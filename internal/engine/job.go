@@ -37,15 +37,9 @@ var errNoAnswer = errors.New("no answer")
 
 // newJob takes a job that is not in use.
 func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
-	var j *job
-	if n := len(e.jobs); n > 0 {
-		j = e.jobs[n-1]
-		e.jobs = e.jobs[:n-1]
-	} else {
-		j = &job{engine: e}
-	}
+	j := e.jobs.take()
 	// It is large, so what is always set before it is read is not cleared.
-	j.flow, j.dir, j.udp, j.cause = f, dir, f.transport() == helpers.UDP, e.cause
+	j.engine, j.flow, j.dir, j.udp, j.cause = e, f, dir, f.transport() == helpers.UDP, e.cause
 	j.out.Reset()
 	j.plans, j.edits, j.changed = j.plans[:0], j.edits[:0], nil
 	if j.ticket != 0 || j.adjust.Transport != 0 {
@@ -388,7 +382,7 @@ func (e *Engine) conclude(j *job) {
 	if wait := f.waiting(); j.udp && len(wait) > 0 && j.ticket != 0 {
 		wait[0].payload = j.changed // nothing else of the flow can wait before it
 	}
-	e.jobs = append(e.jobs, j)
+	e.jobs.give(j)
 }
 
 // edited records an edit, and for a stream enters it into the journal.

@@ -253,8 +253,11 @@ func (e *Engine) judge(j *job, i int) plan {
 // relayed is what x passes on: the reader's own end point, or that of another host, which is open to the sender or to the
 // reader already; nil: none of these.
 func (e *Engine) relayed(j *job, x *entry) *entry {
+	if !x.said.Relayed || x.said.Owner != j.dir {
+		return nil
+	}
 	sender, reader := j.flow.sides(j.dir).real.Addr(), j.flow.sides(j.dir.Other()).real.Addr()
-	if !x.said.Relayed || x.said.Owner != j.dir || x.to.Addr() == sender {
+	if x.to.Addr() == sender {
 		return nil
 	}
 	for y := e.seenAt(x.said.Transport, x.said.To, x.master.Zone); y != nil; y = y.next(byAt) {

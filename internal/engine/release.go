@@ -10,6 +10,7 @@ import (
 
 const (
 	maxWaiting = 64 // packets of a flow that wait for bytes before them
+	fewWaiting = 4  // room for so many is kept
 	maxCopies  = 3  // the copy of held bytes that lets them go
 	busyPause  = 10 * time.Millisecond
 	// tooLate is how long a packet may wait behind a hole and leave all the same: longer than the wire disorders packets, and
@@ -48,7 +49,7 @@ func (e *Engine) repeated(f *flow, w *waiting) bool {
 
 // hold has a packet wait.
 func (e *Engine) hold(f *flow, w waiting) {
-	x := f.more()
+	x := e.more(f)
 	x.wait = append(x.wait, w)
 	e.held++
 }
@@ -122,7 +123,7 @@ func (e *Engine) letGo(f *flow) {
 	}
 	e.held -= len(x.wait) - len(kept)
 	clear(x.wait[len(kept):])
-	if x.wait = kept; len(kept) == 0 {
+	if x.wait = kept; len(kept) == 0 && cap(kept) > fewWaiting {
 		x.wait = nil
 	}
 }

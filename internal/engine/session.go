@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
@@ -36,8 +37,9 @@ type session struct {
 type sessionExtra struct {
 	list   list // what it announced
 	queue  []Packet
-	family *family // nil: it is alone
-	pair   pair    // of a helper with one session for two hosts
+	family *family        // nil: it is alone
+	pair   pair           // of a helper with one session for two hosts
+	master *expect.Master // of its latest announcement
 }
 
 // more gives the session an extra.

@@ -343,7 +343,7 @@ func (e *loader) flow(from *savedFlow) error {
 	f.id, f.session, f.key, f.mark, f.zone, f.adjustable = from.ID, s, seen[0], c.Mark, c.Zone, c.Adjustable
 	f.late, f.missed = from.Late, from.Missed
 	if from.Announced != nil {
-		f.more().announced = from.Announced
+		e.more(f).announced = from.Announced
 	}
 	if from.Translated || seen[1] != f.key.turned() {
 		f.nat = &rewriting{reply: seen[1]}
@@ -358,7 +358,7 @@ func (e *loader) flow(from *savedFlow) error {
 		}
 		e.setKept(f, dir, t.Kept)
 		for _, p := range t.Ahead {
-			x := f.more()
+			x := e.more(f)
 			x.streams[dir].ahead = append(x.streams[dir].ahead, chunk{p.Seq, p.Ack, p.Acks, p.Data})
 		}
 		e.memory += cost(f.chunks(dir))
@@ -378,7 +378,7 @@ func (e *loader) flow(from *savedFlow) error {
 	}
 	e.flows.enter(f)
 	e.flows.touch(f)
-	f.slim()
+	e.slim(f)
 	if s != nil {
 		s.flows++
 	}

@@ -266,7 +266,7 @@ func (e *Engine) keep(f *flow, dir helpers.Dir, c chunk) {
 	}
 	c.data = slices.Clone(c.data)
 	e.memory += len(c.data) + pieceCost
-	f.more().streams[dir].ahead = slices.Insert(chunks, at, c)
+	e.more(f).streams[dir].ahead = slices.Insert(chunks, at, c)
 }
 
 func size(chunks []chunk) (n int) {
@@ -296,7 +296,7 @@ func (e *Engine) setKept(f *flow, dir helpers.Dir, b []byte) {
 		}
 		to = append(to, b...)
 		e.memory += cap(to)
-		f.more().streams[dir].kept = to
+		e.more(f).streams[dir].kept = to
 	case len(old) > 0:
 		f.extra.streams[dir].kept = nil
 	}

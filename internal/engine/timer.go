@@ -121,7 +121,7 @@ func (e *Engine) timed(a alarm) (*flow, *entry, *timer) {
 
 func (e *Engine) wakeEntry(x *entry, when time.Time) { e.set(&x.timer, x.alarm(), when) }
 
-func (e *Engine) wakeFlow(f *flow, when time.Time) { e.set(&f.more().timer, f.alarm(), when) }
+func (e *Engine) wakeFlow(f *flow, when time.Time) { e.set(&e.more(f).timer, f.alarm(), when) }
 
 func (e *Engine) set(t *timer, of uint64, when time.Time) {
 	at := when.UnixNano()
@@ -252,7 +252,7 @@ func (e *Engine) expire() {
 			if f.cut() && !f.extra.timer.set() {
 				e.wakeFlow(f, f.extra.cut)
 			}
-			f.slim()
+			e.slim(f)
 		}
 	}
 }
