@@ -148,6 +148,9 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		}
 		e.pump(f) // a FIN without data
 	}
+	if len(data) > 0 && d.next == w.end {
+		e.inPlace(f)
+	}
 	if f.idle() && f.decided(&w) && len(f.waiting()) == 0 {
 		e.pass(f, dir, p.ID, v)
 	} else {
@@ -173,6 +176,14 @@ func (e *Engine) wereLost(f *flow) bool {
 		e.askMissed()
 	}
 	return f.losses != e.losses || e.now.Before(e.lossy)
+}
+
+// inPlace says that a packet has come in its place: nothing that it follows or acknowledges was lost. It may have been in
+// the queue before others were lost, so that counts only after lossTime.
+func (e *Engine) inPlace(f *flow) {
+	if f.losses != e.losses && !e.now.Before(e.lossy) && len(f.chunks(helpers.Original))+len(f.chunks(helpers.Reply)) == 0 {
+		f.losses = e.losses
+	}
 }
 
 // giveUp goes on behind the holes of both directions, in dir up to seq: their bytes passed unseen. Each may wait for the

@@ -625,6 +625,29 @@ func TestHoleOfTheWire(t *testing.T) {
 	}
 }
 
+// A hole is one of the wire though packets were lost in the queue, if others have come in their places since.
+func TestHoleLongAfterOverflow(t *testing.T) {
+	for _, since := range []bool{true, false} {
+		b := newBed(t, nil)
+		f := b.tcp(snatConn(helpers.TCP), 1000)
+		b.e.Overflowed(b.now)
+		f.say(orig, "hello\n") // it may have been in the queue already
+		b.pass(3 * time.Second)
+		if since {
+			f.say(orig, "hello\n")
+		}
+		const text = "open tcp 10.0.0.1:4000\n"
+		seq := f.next[orig]
+		f.next[orig] += uint32(len(text))
+		f.say(orig, "hello\n")
+		f.raw(orig, packet.ACK, seq, f.acked(reply), text)
+		want := map[bool]uint64{true: 1}[since]
+		if s := b.e.Stats(); s.Announced != want || (s.Gaps == 0) != since {
+			t.Errorf("in its place since %v: %d announced, %d bytes lost", since, s.Announced, s.Gaps)
+		}
+	}
+}
+
 // Somebody deletes the entry of a connection that goes on: its session does too, and the kernel is told again what it
 // has to adjust. What was pending is taken back.
 func TestVanished(t *testing.T) {
