@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 	"flows":              {"helpers", "internal/netns", "internal/nfnl"},
 	"expect":             {"helpers", "flows", "internal/netns", "internal/nfnl"},
 	"queue":              {"internal/nlsock", "internal/nfnl"},
-	"internal/engine":    {"helpers", "expect", "internal/packet"},
+	"internal/engine":    {"helpers", "helpers/freelist", "expect", "internal/packet"},
 	"internal/config":    {"helpers", "internal/engine"},
 	"internal/replay":    {"helpers", "expect", "internal/engine", "internal/capture", "internal/config"},
 	"cli/best":           {},

@@ -1,42 +1,55 @@
-// Package freelist keeps what sessions of helpers need during a call only: an announcement must not cost an allocation,
-// an idle session no memory.
+// Package freelist keeps what was used to be used again: an announcement must not cost an allocation, an idle session no
+// memory.
 package freelist
 
 import "sync"
 
-// List has things that nobody uses. It is for many goroutines: sessions of several engines share it.
-type List[T any] struct {
-	Most int // that wait to be used again: a flood must not leave its memory behind
+// Own has things that nobody uses. It is for one goroutine.
+type Own[T any] struct{ free []*T }
 
-	mu   sync.Mutex
-	free []*T
+// Take gives one as it was given back, or a zero one.
+func (o *Own[T]) Take() *T {
+	n := len(o.free)
+	if n == 0 {
+		return new(T)
+	}
+	x := o.free[n-1]
+	o.free = o.free[:n-1]
+	return x
+}
+
+// Give gives one back, if fewer than most wait: a flood must not leave its memory behind. It must not be used any more.
+func (o *Own[T]) Give(x *T, most int) {
+	if len(o.free) < most {
+		o.free = append(o.free, x)
+	}
+}
+
+// List is an Own for many goroutines: sessions of several engines share it.
+type List[T any] struct {
+	Most int // that wait to be used again
+
+	mu  sync.Mutex
+	own Own[T]
 }
 
 // Take gives one as it was given back, or a zero one.
 func (l *List[T]) Take() *T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := len(l.free)
-	if n == 0 {
-		return new(T)
-	}
-	x := l.free[n-1]
-	l.free = l.free[:n-1]
-	return x
+	return l.own.Take()
 }
 
 // Give gives one back. It must not be used any more.
 func (l *List[T]) Give(x *T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.free) < l.Most {
-		l.free = append(l.free, x)
-	}
+	l.own.Give(x, l.Most)
 }
 
 // Len is how many wait.
 func (l *List[T]) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.free)
+	return len(l.own.free)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/helpers"
+	"github.com/cthelperd/cthelperd/helpers/freelist"
 	"github.com/cthelperd/cthelperd/internal/packet"
 )
 
@@ -17,6 +18,9 @@ import (
 // make no garbage, and flows that come and go make little. Go's default, 100, would let that little grow to the size of
 // all flows before it is collected.
 const GCPercent = 50
+
+// maxSpare is how many are kept of what is used for a while: a flood must not leave its memory behind.
+const maxSpare = 256
 
 // Engine is one shard: it handles the packets of one queue, one call at a time.
 type Engine struct {
@@ -59,10 +63,10 @@ type Engine struct {
 	bytes    []byte
 	event    Event
 	scratch  helpers.Result
-	jobs     spare[job]
-	extras   spare[extra]
+	jobs     freelist.Own[job]
+	extras   freelist.Own[extra]
 	spent    []*entry // forgotten, but a job may look at them still
-	spares   spare[entry]
+	spares   freelist.Own[entry]
 	prepared []prepared
 	handled  int      // of prepared
 	single   prepared // a packet that Prepare has not seen

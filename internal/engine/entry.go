@@ -53,7 +53,7 @@ func (x *entry) id() expect.ID { return expect.ID(x.links[byID].hash) }
 
 // insert makes an entry like x, with a name of its own.
 func (e *Engine) insert(x *entry) *entry {
-	n := e.spares.take()
+	n := e.spares.Take()
 	*n = *x
 	n.links[byID].hash = e.nextName()
 	e.enlist(n)
@@ -170,6 +170,16 @@ func (e *Engine) forget(x *entry) {
 	if x.session.job == nil { // else something may be announced in its stead
 		x.session.slim()
 	}
+}
+
+// reclaim makes spares of forgotten entries. Plans may look at theirs as long as a job is under way.
+func (e *Engine) reclaim() {
+	for i, x := range e.spent {
+		*x = entry{}
+		e.spares.Give(x, maxSpare)
+		e.spent[i] = nil
+	}
+	e.spent = e.spent[:0]
 }
 
 // known is the entry of the same end point: of the same group, and if it is a registration, which every later one

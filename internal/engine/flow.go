@@ -60,7 +60,7 @@ type extra struct {
 // more gives the flow an extra.
 func (e *Engine) more(f *flow) *extra {
 	if f.extra == nil {
-		f.extra = e.extras.take()
+		f.extra = e.extras.Take()
 	}
 	return f.extra
 }
@@ -75,7 +75,7 @@ func (e *Engine) slim(f *flow) {
 	f.extra = nil
 	if cap(x.wait) <= fewWaiting {
 		*x = extra{wait: x.wait}
-		e.extras.give(x)
+		e.extras.Give(x, maxSpare)
 	}
 }
 

@@ -37,7 +37,7 @@ var errNoAnswer = errors.New("no answer")
 
 // newJob takes a job that is not in use.
 func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
-	j := e.jobs.take()
+	j := e.jobs.Take()
 	// It is large, so what is always set before it is read is not cleared.
 	j.engine, j.flow, j.dir, j.udp, j.cause = e, f, dir, f.transport() == helpers.UDP, e.cause
 	j.out.Reset()
@@ -382,7 +382,7 @@ func (e *Engine) conclude(j *job) {
 	if wait := f.waiting(); j.udp && len(wait) > 0 && j.ticket != 0 {
 		wait[0].payload = j.changed // nothing else of the flow can wait before it
 	}
-	e.jobs.give(j)
+	e.jobs.Give(j, maxSpare)
 }
 
 // edited records an edit, and for a stream enters it into the journal.
