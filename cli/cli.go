@@ -26,25 +26,33 @@ const (
 	exitUsage  = 2
 )
 
-// commands are the command line.
-type commands struct {
-	List       listCommand       `cmd:"" aliases:"ls" help:"List connections."`
-	Count      countCommand      `cmd:"" help:"Count connections."`
-	Get        getCommand        `cmd:"" help:"Print one connection by its addresses and ports."`
-	Delete     deleteCommand     `cmd:"" help:"Delete connections."`
-	Update     updateCommand     `cmd:"" help:"Change connections: timeout, mark, status, labels, helper."`
-	Create     createCommand     `cmd:"" help:"Create a connection, or those of a save file."`
-	Restore    restoreCommand    `cmd:"" help:"Create, update and delete what the lines of a save file say."`
-	Flush      flushCommand      `cmd:"" help:"Empty the connection table."`
-	Watch      watchCommand      `cmd:"" help:"Print events, or run a program for each."`
-	Stats      statsCommand      `cmd:"" help:"Print the kernel's statistics."`
-	Top        topCommand        `cmd:"" help:"Show connections live: sort, filter, rates, kill."`
-	Why        whyCommand        `cmd:"" help:"Tell why a connection is RELATED."`
-	Expect     expectCommand     `cmd:"" help:"The table of expected connections."`
-	Replay     replayCommand     `cmd:"" help:"Print what the daemon would do with captured traffic."`
-	Fields     fieldsCommand     `cmd:"" help:"Print the fields of expressions and the table's columns."`
-	Completion completionCommand `cmd:"" help:"Print a script that completes command lines."`
-	Version    versionCommand    `cmd:"" help:"Print the version."`
+// command is a word of the command line, and what kong reads the rest into.
+type command struct {
+	name, help string
+	rest       any
+	alias      string
+}
+
+func commands() []command {
+	return []command{
+		{"list", "List connections.", &listCommand{}, "ls"},
+		{"count", "Count connections.", &countCommand{}, ""},
+		{"get", "Print one connection by its addresses and ports.", &getCommand{}, ""},
+		{"delete", "Delete connections.", &deleteCommand{}, ""},
+		{"update", "Change connections: timeout, mark, status, labels, helper.", &updateCommand{}, ""},
+		{"create", "Create a connection, or those of a save file.", &createCommand{}, ""},
+		{"restore", "Create, update and delete what the lines of a save file say.", &restoreCommand{}, ""},
+		{"flush", "Empty the connection table.", &flushCommand{}, ""},
+		{"watch", "Print events, or run a program for each.", &watchCommand{}, ""},
+		{"stats", "Print the kernel's statistics.", &statsCommand{}, ""},
+		{"top", "Show connections live: sort, filter, rates, kill.", &topCommand{}, ""},
+		{"why", "Tell why a connection is RELATED.", &whyCommand{}, ""},
+		{"expect", "The table of expected connections.", &expectCommand{}, ""},
+		{"replay", "Print what the daemon would do with captured traffic.", &replayCommand{}, ""},
+		{"fields", "Print the fields of expressions and the table's columns.", &fieldsCommand{}, ""},
+		{"completion", "Print a script that completes command lines.", &completionCommand{}, ""},
+		{"version", "Print the version.", &versionCommand{}, ""},
+	}
 }
 
 // Main runs cthelper with the process's arguments and gives the exit code: 0 fine, 1 failed, 2 wrong usage.
@@ -56,16 +64,17 @@ func Main(protocols ...helpers.Protocol) int {
 func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...helpers.Protocol) int {
 	c := &context{stdin: stdin, stdout: stdout, stderr: stderr, protocols: protocols}
 	done := false // kong's way to say that --help has been printed
-	parser, err := newParser(kong.Writers(stdout, stderr), kong.Exit(func(int) { done = true }))
+	out := stdout
+	if len(args) == 0 {
+		args = []string{"--help"}
+		c.code = exitUsage
+		out = stderr
+	}
+	parser, err := newParser(args[0], kong.Writers(out, stderr), kong.Exit(func(int) { done = true }))
 	if err != nil {
 		return c.fail(exitFailed, err)
 	}
 	c.parser = parser
-	if len(args) == 0 {
-		args = []string{"--help"}
-		c.code = exitUsage
-		parser.Stdout = stderr
-	}
 	parsed, err := parser.Parse(args)
 	var unwritten *fs.PathError
 	switch {
@@ -88,13 +97,26 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, protocols ...
 	return c.code
 }
 
-func newParser(options ...kong.Option) (*kong.Kong, error) {
-	return kong.New(&commands{}, append([]kong.Option{
+// newParser knows the command that is named, or all if there is none of that name: to describe all takes as long as the rest
+// of a short command's work.
+func newParser(named string, options ...kong.Option) (*kong.Kong, error) {
+	options = append(options,
 		kong.Name("cthelper"),
-		kong.Description("The administrator's side of cthelperd: the tables of the kernel's connection tracking, and the " +
+		kong.Description("The administrator's side of cthelperd: the tables of the kernel's connection tracking, and the "+
 			"replay of captures."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
-	}, options...)...)
+	)
+	all := commands()
+	for i, c := range all {
+		if named != "" && (named == c.name || named == c.alias) {
+			all = all[i : i+1]
+			break
+		}
+	}
+	for _, c := range all {
+		options = append(options, kong.DynamicCommand(c.name, c.help, "", c.rest, `aliases:"`+c.alias+`"`))
+	}
+	return kong.New(&struct{}{}, options...)
 }
 
 // context is what commands work with.

@@ -22,7 +22,11 @@ func (completionCommand) Help() string {
 }
 
 func (k *completionCommand) Run(c *context) error {
-	app := c.parser.Model
+	all, err := newParser("")
+	if err != nil {
+		return err
+	}
+	app := all.Model
 	var text string
 	switch k.For {
 	case "bash":
@@ -34,7 +38,7 @@ func (k *completionCommand) Run(c *context) error {
 	default:
 		text = manual.Man(app, manual.Page{Section: 1, Summary: "connection tracking from the command line", Tail: manTail()})
 	}
-	_, err := fmt.Fprint(c.stdout, text)
+	_, err = fmt.Fprint(c.stdout, text)
 	return err
 }
 
