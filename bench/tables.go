@@ -37,6 +37,7 @@ const (
 	oursHere  = "cthelper --where" // a condition that no kernel tests
 	library   = "flows, IPv4, planned"
 	cTables   = "C, IPv4" // bench/c/tables.c
+	cBoth     = "C, both families"
 	cEach     = "C, each"
 	timo      = "ti-mo"
 )
@@ -63,10 +64,10 @@ var shares = []share{{2121, 1}, {25, 40}, {443, 200}, {80, 759}}
 func tableMeasures() []measure {
 	all := []measure{
 		{listed, []string{tool, ours, oursLines, cTables}, nil},
-		{filtered, []string{tool, ours, oursFour, cTables}, nil},
+		{filtered, []string{tool, ours, oursFour, cTables, cBoth}, nil},
 	}
 	for _, s := range shares {
-		all = append(all, measure{s.name(), []string{tool, ours, oursFour, oursHere, library, cTables, cEach}, nil})
+		all = append(all, measure{s.name(), []string{tool, ours, oursFour, oursHere, library, cTables, cBoth, cEach}, nil})
 	}
 	return append(all, measure{watched, []string{own, timo}, nil})
 }
@@ -79,11 +80,14 @@ func tableGoals() []goal {
 		{"those of one port, 0.1 %: cthelper / conntrack", filtered, "ms", ours, tool, most(0.1)},
 		{"the same, IPv4 only", filtered, "ms", oursFour, tool, most(0.1)},
 		{"the same: C, the request alone / conntrack", filtered, "ms", cTables, tool, shown},
+		{"both families: C, the two requests / conntrack", filtered, "ms", cBoth, tool, shown},
 	}
 	for _, s := range shares {
 		what := s.name() + " of the connections, by port: "
 		goals = append(goals,
 			goal{what + "cthelper / conntrack -D", s.name(), "ms", ours, tool, most(0.1)},
+			goal{what + "C, the kernel's own delete for each family alone / conntrack -D", s.name(), "ms", cBoth, tool, shown},
+			goal{what + "cthelper / that C", s.name(), "ms", ours, cBoth, shown},
 			goal{what + "cthelper, IPv4 only / conntrack -D", s.name(), "ms", oursFour, tool, most(0.1)},
 			goal{what + "cthelper, by a condition that no kernel tests / conntrack -D", s.name(), "ms", oursHere, tool, most(0.2)},
 			goal{what + "C that lists all and deletes in batches / conntrack -D", s.name(), "ms", cEach, tool, shown},
@@ -119,7 +123,7 @@ func split(s sample) []sample {
 	return all
 }
 
-const tablesMethod = `| list, kill | 1,000,000 TCP connections of IPv4 (50,000 in the emulated machine), no events and no accounting; conntrack(8) and cthelper write to a file. Kills are by destination port, and the table is filled again after each. Both families are meant where no other is named, and the kernel is asked for each. "Planned" is flows' DeleteAll when its filter has been tried before. The C program sends one request, for one family; for "each" it lists all, as cthelper does, and deletes in batches | as many lines as connections; as many are gone |
+const tablesMethod = `| list, kill | 1,000,000 TCP connections of IPv4 (50,000 in the emulated machine), no events and no accounting; conntrack(8) and cthelper write to a file. Kills are by destination port, and the table is filled again after each. Both families are meant where no other is named, as conntrack(8) means them: it lists all and tests itself. The kernel's filter is for one family, so that both are two walks through the table, and a delete waits for another walk to end. At 50,000 connections, and with the emulated machine's processor, the beginning of a process is a large part of a kill: goals are for 1,000,000. "Planned" is flows' DeleteAll when its filter has been tried before. The C program sends one request for a family, and nothing else; for "each" it lists all, as cthelper does, and deletes in batches | as many lines as connections; as many are gone |
 | events | 100,000 connections made and deleted as fast as it goes; who reads is a process of its own: flows with its default buffer, ti-mo/conntrack with 1 GiB, as it ends when one is lost; its processor time by events that it saw | each was seen, or counted as lost |
 `
 
@@ -172,6 +176,7 @@ func takeTables(o *options, _ string) (map[string]float64, error) {
 			return t.run(filtered, oursFour, few+1, ours, "list", "-f", "ipv4", "-p", "tcp", "--orig-port-dst", port)
 		},
 		func() error { return t.run(filtered, cTables, 1, "tables", "list", "4", port) },
+		func() error { return t.run(filtered, cBoth, 1, "tables", "list", "46", port) },
 	); err != nil {
 		return nil, err
 	}
@@ -195,7 +200,8 @@ func (t *tables) kill(s share) error {
 		after(ours, 0, ours, "delete", "-p", "tcp", "--orig-port-dst", port),
 	}
 	if t.filters {
-		all = append(all, after(cTables, 1, "tables", "delete", "4", port))
+		all = append(all,
+			after(cTables, 1, "tables", "delete", "4", port), after(cBoth, 1, "tables", "delete", "46", port))
 	}
 	if s.parts < 500 { // to fill the table again takes longer
 		all = append(all,

@@ -161,19 +161,25 @@ func (t *Table) DeleteAll(f *Filter) (Done, error) {
 	}
 	done := Done{Exact: true}
 	asks := f.requests(f.parts())
+	most := t.few
+	if many, err := t.many(f); err != nil {
+		return done, err
+	} else if many {
+		most = 0
+	}
 	conns, err := t.ask(nfnl.CTGet, asks)
 	defer t.leave(conns)
 	if err != nil {
 		return done, err
 	}
-	var first error // what is refused of one family does not save the other
+	var failed error // what is refused of one family does not save the other
 	for i, c := range conns {
-		some, more, err := t.sample(c, f)
+		some, more, err := sample(c, f, most)
 		switch {
 		case errors.Is(err, errTrial):
-			return done, errors.Join(first, done.add(t.DeleteEach(t.List(f))))
+			return done, errors.Join(failed, done.add(t.DeleteEach(t.List(f))))
 		case err != nil:
-			return done, errors.Join(first, explain(err, "", nil))
+			return done, errors.Join(failed, explain(err, "", nil))
 		case more:
 			err = done.add(t.deleteMatching(&asks[i]))
 		default:
@@ -181,11 +187,11 @@ func (t *Table) DeleteAll(f *Filter) (Done, error) {
 			conns[i] = nil
 			err = done.add(t.DeleteEach(each(some)))
 		}
-		if first == nil {
-			first = err
+		if failed == nil {
+			failed = err
 		}
 	}
-	return done, first
+	return done, failed
 }
 
 func (d *Done) add(more Done, err error) error {
@@ -197,12 +203,36 @@ func (d *Done) add(more Done, err error) error {
 // few is how many entries are as well deleted one by one.
 const few = 4096
 
-// sample takes a listing's entries, if they are few; more: there are others. errTrial: the kernel lists what f does not mean.
-func (t *Table) sample(c *nfnl.Conn, f *Filter) (some []Flow, more bool, err error) {
+// first is how many entries show what share of all is meant: where one is in the table is chance.
+const first = 1000
+
+// many says whether f means more than a few entries, as far as the first ones of the table show.
+func (t *Table) many(f *Filter) (bool, error) {
+	all, _, err := t.Count()
+	if err != nil || int(all) <= max(t.few, first) {
+		return false, err
+	}
+	seen, meant := uint64(0), uint64(0)
+	for e, err := range t.List(nil) {
+		if err != nil {
+			return false, err
+		}
+		if f.Match(e) {
+			meant++
+		}
+		if seen++; seen == first {
+			break
+		}
+	}
+	return meant*uint64(all) > uint64(t.few)*first, nil
+}
+
+// sample takes a listing's entries, if there are not more than most. errTrial: the kernel lists what f does not mean.
+func sample(c *nfnl.Conn, f *Filter, most int) (some []Flow, more bool, err error) {
 	strange := false
 	err = c.Take(func(e *nfnl.Connection) bool {
 		one := flow(e)
-		if strange, more = !f.Match(&one), len(some) == t.few; strange || more {
+		if strange, more = !f.Match(&one), len(some) == most; strange || more {
 			return false
 		}
 		some = append(some, one)
@@ -241,7 +271,7 @@ func (t *Table) deleteMatching(ask *nfnl.Filter) (Done, error) {
 
 // DeleteEach deletes entries, in batches; it stops at an error of the sequence.
 func (t *Table) DeleteEach(all iter.Seq2[*Flow, error]) (Done, error) {
-	return t.many(all, remove, nil)
+	return t.inBatches(all, remove, nil)
 }
 
 // UpdateAll changes what f means, in batches.
@@ -250,14 +280,14 @@ func (t *Table) UpdateAll(f *Filter, c *Change) (Done, error) {
 		f.Has &^= HasStatus
 		return t.Update(f, c)
 	}
-	return t.many(t.List(f), func(b *nfnl.Batch, f *Flow) { change(b, f, c) }, again)
+	return t.inBatches(t.List(f), func(b *nfnl.Batch, f *Flow) { change(b, f, c) }, again)
 }
 
 // together is how many entries are changed at once.
 const together = 128
 
-// many adds a message for each entry and sends so many at a time. again is for one that was busy.
-func (t *Table) many(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), again func(*Flow) error) (Done, error) {
+// inBatches adds a message for each entry and sends so many at a time. again is for one that was busy.
+func (t *Table) inBatches(all iter.Seq2[*Flow, error], add func(*nfnl.Batch, *Flow), again func(*Flow) error) (Done, error) {
 	done := Done{Exact: true}
 	c, err := t.lister() // who makes the sequence may use t.conn
 	if err != nil {

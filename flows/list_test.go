@@ -492,3 +492,34 @@ func TestDeleteMany(t *testing.T) {
 		})
 	}
 }
+
+// TestDeleteSampled: where a look at the table's beginning shows that many are meant, they go without being listed; of a few
+// each is counted.
+func TestDeleteSampled(t *testing.T) {
+	withTable(t, func(table *flows.Table) error {
+		const all, rare = 3000, 7 // of which 1000 are looked at
+		for i := range uint16(all) {
+			f := plain(helpers.TCP, fmt.Sprintf("192.0.2.1:%d", 1000+i), "198.51.100.1:80")
+			if i < rare {
+				f = plain(helpers.TCP, fmt.Sprintf("192.0.2.1:%d", 1000+i), "198.51.100.1:22")
+			}
+			if err := table.Create(&f); err != nil {
+				return err
+			}
+		}
+		table.SetFew(100)
+		for _, step := range []struct{ port, gone uint16 }{{22, rare}, {80, all - rare}} {
+			f := flows.Filter{Family: unix.AF_INET, Transport: helpers.TCP, Orig: flows.Ends{DstPort: flows.Port(step.port)}}
+			byKernel := table.Plan(&f).Delete
+			done, err := table.DeleteAll(&f)
+			if exact := step.gone == rare || !byKernel; err != nil || done.Entries != uint64(step.gone) || done.Exact != exact {
+				t.Errorf("port %d: deleted %+v, %v, want %d, exact %v", step.port, done, err, step.gone, exact)
+			}
+		}
+		left, err := list(table, nil)
+		if len(left) != 0 {
+			t.Errorf("%d are left", len(left))
+		}
+		return err
+	})
+}

@@ -1,6 +1,7 @@
-/* Lists or deletes connections with the one message that cthelper sends, and does nothing with the answer: the floor. "each"
- * is for what no kernel tests: it lists all, looks for the port itself, and deletes 128 at once.
- * usage: tables list|delete [4|6 PORT]     PORT is the destination port of TCP connections; prints the entries listed
+/* Lists or deletes connections with the one message that cthelper sends, and does nothing with the answer: the floor. "46" is
+ * both families, one after the other. "each" is for what no kernel tests: it lists all, looks for the port itself, and
+ * deletes 128 at once.
+ * usage: tables list|delete [4|6|46 PORT]     PORT is the destination port of TCP connections; prints the entries listed
  *        tables each PORT */
 #include <arpa/inet.h>
 #include <linux/netfilter/nfnetlink.h>
@@ -111,28 +112,9 @@ static void each(struct nlmsghdr *m, int port)
 		flush();
 }
 
-int main(int argc, char **argv)
+/* ask sends the message and reads the answer to its end, in which it deletes those of a port, if there is one. */
+static int ask(int s, int port, long *entries)
 {
-	struct nlmsghdr *h = (void *)out;
-	struct nfgenmsg *g = (void *)(out + sizeof *h);
-	int port = argc == 3 && !strcmp(argv[1], "each") ? atoi(argv[2]) : 0;
-	if (argc != 2 && argc != 4 && !port)
-		return 2;
-	s2 = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
-	int delete = !strcmp(argv[1], "delete"), six = argc == 4 && !strcmp(argv[2], "6");
-	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
-	long entries = 0;
-	h->nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | (delete ? IPCTNL_MSG_CT_DELETE : IPCTNL_MSG_CT_GET);
-	h->nlmsg_flags = NLM_F_REQUEST | (delete ? NLM_F_ACK : NLM_F_DUMP);
-	len = sizeof *h + sizeof *g;
-	if (argc == 4) {
-		g->nfgen_family = six ? AF_INET6 : AF_INET;
-		g->version = delete;
-		filter(six, atoi(argv[3]));
-	} else if (delete) {
-		return 2; /* that would be all */
-	}
-	h->nlmsg_len = len;
 	if (send(s, out, len, 0) != len) {
 		perror("send");
 		return 1;
@@ -144,18 +126,45 @@ int main(int argc, char **argv)
 			return 1;
 		}
 		for (struct nlmsghdr *m = (void *)in; NLMSG_OK(m, (unsigned)n); m = NLMSG_NEXT(m, n)) {
-			if (m->nlmsg_type != NLMSG_DONE && m->nlmsg_type != NLMSG_ERROR) {
-				entries++;
-				if (port)
-					each(m, port);
-				continue;
+			if (m->nlmsg_type == NLMSG_DONE || m->nlmsg_type == NLMSG_ERROR) {
+				int error = *(int *)NLMSG_DATA(m);
+				flush();
+				if (error)
+					fprintf(stderr, "%s\n", strerror(-error));
+				return error != 0;
 			}
-			int error = *(int *)NLMSG_DATA(m);
-			flush();
-			printf("%ld\n", entries);
-			if (error)
-				fprintf(stderr, "%s\n", strerror(-error));
-			return error != 0;
+			++*entries;
+			if (port)
+				each(m, port);
 		}
 	}
+}
+
+int main(int argc, char **argv)
+{
+	struct nlmsghdr *h = (void *)out;
+	struct nfgenmsg *g = (void *)(out + sizeof *h);
+	int port = argc == 3 && !strcmp(argv[1], "each") ? atoi(argv[2]) : 0;
+	if (argc != 2 && argc != 4 && !port)
+		return 2;
+	s2 = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
+	int delete = !strcmp(argv[1], "delete"), s = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER), failed = 0;
+	long entries = 0;
+	if (delete && argc != 4)
+		return 2; /* that would be all */
+	const char *family = argc == 4 ? argv[2] : "0";
+	do {
+		h->nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | (delete ? IPCTNL_MSG_CT_DELETE : IPCTNL_MSG_CT_GET);
+		h->nlmsg_flags = NLM_F_REQUEST | (delete ? NLM_F_ACK : NLM_F_DUMP);
+		len = sizeof *h + sizeof *g;
+		if (argc == 4) {
+			g->nfgen_family = *family == '6' ? AF_INET6 : AF_INET;
+			g->version = delete;
+			filter(*family == '6', atoi(argv[3]));
+		}
+		h->nlmsg_len = len;
+		failed |= ask(s, port, &entries);
+	} while (*++family);
+	printf("%ld\n", entries);
+	return failed;
 }
