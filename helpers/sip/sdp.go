@@ -55,6 +55,15 @@ const (
 	holdconn
 )
 
+// content is what matters of a content type.
+type content uint8
+
+const (
+	otherContent content = iota
+	sdpContent
+	multipart
+)
+
 // What an ICE candidate is (RFC 8839, section 5.1).
 const (
 	noCandidate = iota
@@ -68,30 +77,26 @@ const (
 	maxGroups = 16 // mids of a session's BUNDLE groups that are followed
 )
 
+// opaque tells whether the body, by what the head says of it, has no session descriptions.
+func (m *message) opaque(b []byte) bool {
+	_, kind := contentKind(b, m.contentType)
+	return m.encoded || kind == otherContent
+}
+
 // readBody reads the session descriptions of the body.
 func (m *message) readBody(b []byte) {
-	if !m.encoded && !m.body.empty() && !m.contentType.empty() {
+	if !m.encoded && !m.body.empty() {
 		m.readPart(b, m.body, m.contentType, maxNested)
 	}
 }
 
 // readPart reads a body, or a part of one, of a content type.
 func (m *message) readPart(b []byte, text, contentType span, depth int) {
-	if fold(contentType.of(b), "application/sdp") {
-		m.readSDP(b, text)
-		return
-	}
-	s := scanner{b, contentType.off, contentType.end}
-	kind := s.token()
-	if !s.accept('/') {
-		return
-	}
-	s.blanks()
-	subtype := s.token()
+	s, kind := contentKind(b, contentType)
 	switch {
-	case fold(kind.of(b), "application") && fold(subtype.of(b), "sdp"):
+	case kind == sdpContent:
 		m.readSDP(b, text)
-	case depth > 0 && fold(kind.of(b), "multipart"):
+	case kind == multipart && depth > 0:
 		for {
 			name, value, ok := s.parameter()
 			if !ok {
@@ -103,6 +108,27 @@ func (m *message) readPart(b []byte, text, contentType span, depth int) {
 			}
 		}
 	}
+}
+
+// contentKind is what a content type, whose parameters are next in s, says of a body.
+func contentKind(b []byte, contentType span) (s scanner, kind content) {
+	if fold(contentType.of(b), "application/sdp") {
+		return s, sdpContent
+	}
+	s = scanner{b, contentType.off, contentType.end}
+	main := s.token()
+	if !s.accept('/') {
+		return s, otherContent
+	}
+	s.blanks()
+	sub := s.token()
+	switch {
+	case fold(main.of(b), "application") && fold(sub.of(b), "sdp"):
+		return s, sdpContent
+	case fold(main.of(b), "multipart"):
+		return s, multipart
+	}
+	return s, otherContent
 }
 
 // readMultipart reads the parts of a multipart body (RFC 2046, section 5.1).

@@ -96,6 +96,23 @@ func TestCallOverSeveralFlows(t *testing.T) {
 	}
 }
 
+// Over TCP nobody waits for a body in which no session description is.
+func TestBodyIsAwaited(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"application/sdp": true, "Application / SDP;charset=x": true, "multipart/mixed;boundary=x": true, "": false,
+		"text/plain": false, "application/sdpx": false, "message/sipfrag": false, "application/sdp\r\nContent-Encoding: gzip": false,
+	} {
+		_, tcp := both(t, defaults())
+		invite := text("INVITE sip:b@b SIP/2.0", "1 INVITE", "a", "", "c", lineOf(phone.Addr(), 4000))
+		invite = strings.Replace(invite, "application/sdp", kind, 1)
+		half := len(invite) - 10
+		out := say(t, tcp.New(), flowOf(1, helpers.TCP, phone, proxy), helpers.Original, invite[:half])
+		if awaited := out.Consumed == 0 && out.Hold == half; awaited != want || !want && (out.Consumed != len(invite) || out.Hold != 0) {
+			t.Errorf("%q: %d of %d bytes are consumed, %d held", kind, out.Consumed, half, out.Hold)
+		}
+	}
+}
+
 // The request comes by one flow, the answer by another: a registration holds all the same.
 func TestRegistrationOverTwoFlows(t *testing.T) {
 	udp, _ := both(t, defaults())

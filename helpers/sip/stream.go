@@ -141,10 +141,11 @@ func (s *session) message(seg *helpers.Segment, d *direction, off int, out *help
 		}
 		*d = direction{mode: lost, spoke: true}
 		n = head
-	case m.length > int(s.all.Body):
+	case m.length > int(s.all.Body) || m.opaque(b): // nobody waits for the body
 		if err == nil {
-			s.read(seg, m, out)
-			err = failure(m.head.end, errBody)
+			if s.read(seg, m, out); !m.opaque(b) {
+				err = failure(m.head.end, errBody)
+			}
 			m = nil
 		}
 		*d = direction{mode: inStep, spoke: true}

@@ -148,6 +148,9 @@ func (e *Engine) commit(j *job) {
 		e.stats.Gaps += uint64(len(rest))
 		rest, hold, d.lost = nil, 0, true
 	}
+	if ahead(d.released, d.next-uint32(hold)) > 0 {
+		hold = 0 // the beginning has left, so nothing of it will be changed
+	}
 	if j.seg.End {
 		if len(rest) > 0 {
 			e.heldOut(f, j.dir)

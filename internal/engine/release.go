@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -45,6 +46,17 @@ func (f *flow) decided(w *waiting) bool {
 // than the wait (RFC 6298 section 2), the next hole would stay open for longer than that, and so on until HoldTime.
 func (e *Engine) repeated(f *flow, w *waiting) bool {
 	return w.behind && !f.closed() && ahead(w.end, f.dirs[w.dir].next) <= 0 && e.now.Sub(w.time) >= tooLate
+}
+
+// stalled tells whether w, a copy from seq on, says that its sender's clock has run out over held bytes, with more under way
+// behind them. He sends nothing else before it is acknowledged (RFC 5681 section 3.1): the rest of the message does not come.
+func (e *Engine) stalled(f *flow, w *waiting, seq uint32) bool {
+	d, wait := &f.dirs[w.dir], f.waiting()
+	if ahead(seq, d.released) > 0 || ahead(d.next, w.end) <= 0 && len(f.chunks(w.dir)) == 0 {
+		return false
+	}
+	first := slices.IndexFunc(wait, func(x waiting) bool { return x.dir == w.dir && !f.decided(&x) })
+	return first >= 0 && e.now.Sub(wait[first].time) >= tooLate
 }
 
 // hold has a packet wait.

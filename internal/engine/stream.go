@@ -145,6 +145,9 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 	default:
 		if len(data) > 0 && ahead(w.end, d.released) > 0 {
 			d.copies++
+			if e.stalled(f, &w, seq) {
+				d.copies = maxCopies
+			}
 		}
 		e.pump(f) // a FIN without data
 	}

@@ -208,6 +208,31 @@ func TestHold(t *testing.T) {
 			d := f.raw(orig, packet.ACK, seq, f.next[reply], head)
 			return []uint64{first, a, c, d}
 		}, strings.Repeat(head, 4), nil, 4},
+		{"the clock of a sender with more under way", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			more := f.say(orig, tail[:1])
+			b.pass(20 * time.Millisecond)
+			doubled := f.raw(orig, packet.ACK, seq, f.next[reply], head) // by the wire
+			b.pass(180 * time.Millisecond)
+			if len(b.open) != 3 {
+				b.t.Errorf("%d wait", len(b.open))
+			}
+			ids := []uint64{first, more, doubled, f.raw(orig, packet.ACK, seq, f.next[reply], head), f.say(orig, tail[1:2])}
+			if len(b.open) > 0 {
+				b.t.Error("what follows is held again")
+			}
+			return append(ids, f.say(orig, tail[2:]))
+		}, head + tail[:1] + head + head + tail[1:], []string{"refuse tcp *>10.0.0.1:4000 at 203.0.113.1:4000 held-out"}, 4},
+		{"the clock of a sender whose next segment is lost", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
+			lost := f.next[orig]
+			f.next[orig]++
+			f.say(orig, tail[1:])
+			b.pass(200 * time.Millisecond)
+			ids := []uint64{first, f.raw(orig, packet.ACK, seq, f.next[reply], head), f.raw(orig, packet.ACK, lost, f.next[reply], tail[:1])}
+			if s := b.e.Stats(); s.Behind != 1 {
+				b.t.Errorf("%d packets behind the hole were dropped, want the one that is there", s.Behind)
+			}
+			return ids
+		}, head + head + tail[:1], []string{"refuse tcp *>10.0.0.1:4000 at 203.0.113.1:4000 held-out"}, 2},
 		{"too many segments", func(b *bed, f *peerflow, first uint64, seq uint32) []uint64 {
 			ids := []uint64{first}
 			for _, s := range strings.Split(strings.Repeat("0", 46)+":", "") {
