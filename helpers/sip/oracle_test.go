@@ -171,7 +171,7 @@ func (w *differences) addresses(m *message, data []byte, theirs sipgo.Message) {
 // valid tells whether a message that sipgo has read is one by the grammar, as far as it is compared.
 func valid(m sipgo.Message, data []byte) bool {
 	head, _, _ := bytes.Cut(data, []byte("\r\n\r\n"))
-	_, first, _ := bytes.Cut(head, []byte("\r\n"))
+	_, first, _ := bytes.Cut(head, []byte("\n"))
 	if len(first) > 0 && blank(first[0]) {
 		return false // the start line is not folded
 	}
