@@ -31,9 +31,8 @@ type call struct {
 	live    bool
 
 	// Of a registration.
-	clears  bool  // Contact: *
-	expires int32 // asked for; -1: nothing
-	cseq    uint32
+	clears bool // Contact: *
+	cseq   uint32
 
 	open  [maxOpen]transaction // INVITEs without a final answer that would begin the call
 	asked [2]requests          // by host
@@ -41,7 +40,7 @@ type call struct {
 	generation [2]uint16
 	latest     [2]exchange
 	offered    [2]bool  // the latest is an offer without an answer
-	_          [18]byte // entries are whole lines of memory
+	_          [22]byte // entries are whole lines of memory
 }
 
 // dialog is one by the tag of the called side.
@@ -82,8 +81,8 @@ type part struct {
 	secure    bool // of a registration: by TLS
 
 	id         uint16
-	born, seen uint16 // generations of its owner
-	asked      int32  // of a registration: seconds; -1: the contact does not say
+	born, seen uint16 // generations of its owner; of a registration, its series and the CSeq that last named it
+	asked      int32  // of a registration: seconds; -1: the request does not say
 	of         uint64 // the tag of its dialog; of a registration, what stands for the user of its URI
 }
 

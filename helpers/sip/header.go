@@ -129,7 +129,7 @@ func (m *message) header(b []byte, line span) error {
 		m.fromTag = tag(&s)
 		return m.once(seenFrom)
 	case fieldTo:
-		m.readName(&s, to)
+		m.toURI = m.readName(&s, to)
 		m.toTag = tag(&s)
 		return m.once(seenTo)
 	case fieldCSeq:
@@ -265,11 +265,13 @@ func (m *message) readContacts(s *scanner) {
 	}
 }
 
-// readName reads From or To, up to its parameters.
-func (m *message) readName(s *scanner, k kind) {
-	if whole := addressSpan(s); m.brevity == complete {
+// readName reads From or To, up to its parameters, and gives its URI.
+func (m *message) readName(s *scanner, k kind) span {
+	whole := addressSpan(s)
+	if m.brevity == complete {
 		m.readURI(s.b, whole, k)
 	}
+	return whole
 }
 
 // readVias reads a list of Via (RFC 3261, section 20.42).

@@ -70,6 +70,7 @@ type facts struct {
 	status int // of a response; 0: a request
 
 	callID, fromTag, toTag span
+	toURI                  span
 	branch                 span // of the topmost Via
 	cseq                   uint32
 

@@ -17,7 +17,7 @@ func (s *session) register(seg *helpers.Segment, m *message, out *helpers.Result
 		return
 	}
 	by := hostOf(seg.Flow, seg.Dir)
-	k := key{callID: m.callID.of(seg.Data), caller: by, register: true}
+	k := key{tag: tagOf(m.toURI.of(seg.Data)), caller: by, register: true}
 	if m.status > 0 {
 		k.caller = by.other()
 	}
@@ -25,7 +25,7 @@ func (s *session) register(seg *helpers.Segment, m *message, out *helpers.Result
 	switch {
 	case m.status == 0:
 		s.registering(seg, m, c, &k, out)
-	case c != nil && m.status >= 200 && m.status < 300 && c.cseq == m.cseq:
+	case c != nil && m.status >= 200 && m.status < 300:
 		s.registered(seg, m, c, out)
 	}
 }
@@ -57,16 +57,20 @@ func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key,
 		}
 		c = s.begin(seg, k, m, out)
 	}
-	c.cseq, c.expires, c.clears = m.cseq, int32(min(m.expires, 1<<31-1)), m.star
+	c.cseq, c.clears = m.cseq, m.star
 	for i := range m.contacts {
 		x := &m.contacts[i]
 		end, ok := contactEnd(seg.Flow, m, x)
 		if !ok {
 			continue
 		}
+		asked := x.expires
+		if asked < 0 {
+			asked = m.expires
+		}
 		p := c.contact(end)
 		if p == nil {
-			if x.expires == 0 || x.expires < 0 && m.expires == 0 {
+			if asked == 0 {
 				continue
 			}
 			if len(c.parts) == maxContacts {
@@ -75,13 +79,18 @@ func (s *session) registering(seg *helpers.Segment, m *message, c *call, k *key,
 			}
 			p = c.addPart(part{to: end.to, transport: end.transport, owner: k.caller})
 		}
-		p.asked, p.of, p.secure = int32(min(x.expires, 1<<31-1)), tagOf(x.user.of(seg.Data)), x.secure
+		p.asked, p.of, p.secure = int32(min(asked, 1<<31-1)), tagOf(x.user.of(seg.Data)), x.secure
+		p.born, p.seen = series(seg, m), uint16(m.cseq)
 		e := s.registration(seg.Flow, c, p)
 		e.Reserve = true
 		m.places[x.place].expect = int16(len(out.Expect))
 		out.Expect = append(out.Expect, e)
 	}
 }
+
+// series stands for the Call-ID of registrations: a telephone keeps it until it starts anew, and each of several that have
+// one address-of-record has its own.
+func series(seg *helpers.Segment, m *message) uint16 { return uint16(tagOf(m.callID.of(seg.Data))) }
 
 // contact is the part of an end point; nil: none.
 func (c *call) contact(end endPoint) *part {
@@ -112,9 +121,14 @@ func (s *session) registration(f *helpers.Flow, c *call, p *part) helpers.Expect
 // registered opens what the registrar has granted, and closes what it has not.
 func (s *session) registered(seg *helpers.Segment, m *message, c *call, out *helpers.Result) {
 	var closed [maxContacts]bool
+	latest := c.cseq == m.cseq
+	clears := c.clears && latest
 	for i := range c.parts {
 		p := &c.parts[i]
-		seconds := c.grant(seg, m, p, int(s.all.Registration/time.Second))
+		if !clears && (p.born != series(seg, m) || !latest && p.seen != uint16(m.cseq)) {
+			continue
+		}
+		seconds := c.grant(seg, m, p, clears, int(s.all.Registration/time.Second))
 		if seconds == 0 {
 			closed[i] = true
 			continue
@@ -136,16 +150,16 @@ func (s *session) registered(seg *helpers.Segment, m *message, c *call, out *hel
 // grant is for how many seconds a contact is registered by an answer: its expires parameter, the header, what was
 // asked for, or the default. A registrar lists all contacts that are; one that lists none is believed to do what was
 // asked. Behind a NAT the listed address is another one, our own outside one if the NAT is here.
-func (c *call) grant(seg *helpers.Segment, m *message, p *part, byDefault int) int {
+func (c *call) grant(seg *helpers.Segment, m *message, p *part, clears bool, byDefault int) int {
 	outside := seg.Flow.Peer(seg.Dir).Addr()
-	withdrawn := c.clears || p.asked == 0 || p.asked < 0 && c.expires == 0
+	withdrawn := clears || p.asked == 0
 	listed, granted := false, -1
 	for i := range m.contacts {
 		x := &m.contacts[i]
 		end, ok := contactEnd(seg.Flow, m, x)
 		switch {
 		case ok && end == p.end():
-			return first(x.expires, m.expires, int(p.asked), int(c.expires), byDefault)
+			return first(x.expires, m.expires, int(p.asked), byDefault)
 		case !ok || withdrawn || tagOf(x.user.of(seg.Data)) != p.of || c.contact(end) != nil:
 		case !listed || end.to.Addr() == outside:
 			listed, granted = true, x.expires
@@ -154,7 +168,7 @@ func (c *call) grant(seg *helpers.Segment, m *message, p *part, byDefault int) i
 	if withdrawn || !listed && len(m.contacts) > 0 {
 		return 0
 	}
-	return first(granted, m.expires, int(p.asked), int(c.expires), byDefault)
+	return first(granted, m.expires, int(p.asked), byDefault)
 }
 
 // first is the first number that is given.

@@ -154,3 +154,44 @@ func TestPortCount(t *testing.T) {
 		}
 	}
 }
+
+// A telephone with two lines can be called as long as one of them is registered, whichever ends first, under NAT too.
+func TestTwoLines(t *testing.T) {
+	for _, s := range []site{{name: "routed"}, {name: "SNAT", snat: true, port: true}} {
+		for _, order := range [][]string{{"one", "two"}, {"two", "one"}} {
+			t.Run(s.name+", first ends "+order[0], func(t *testing.T) {
+				w := newFirewall(t, options(false))
+				k := w.connect(s.conn(helpers.UDP, 0))
+				at := k.conn.Reply.Dst.String()
+				cseq := 0
+				register := func(line string, expires int) {
+					cseq++
+					own, seen := k.conn.Orig.Src, k.conn.Reply.Dst
+					text := "%s\r\nVia: SIP/2.0/UDP %v;branch=z9hG4bK1\r\nFrom: <sip:%s@b.example>;tag=a\r\nTo: <sip:%[3]s@b.example>\r\n" +
+						"Call-ID: %[3]s\r\nCSeq: %[4]d REGISTER\r\nContact: <sip:%[3]s@%[2]v>;expires=%[5]d\r\nContent-Length: 0\r\n\r\n"
+					k.say(0, fmt.Appendf(nil, text, "REGISTER sip:b.example SIP/2.0", own, line, cseq, expires))
+					answer := fmt.Sprintf(text, "SIP/2.0 200 OK", seen, line, cseq, expires)
+					if expires == 0 {
+						head, rest, _ := strings.Cut(answer, "Contact: ")
+						_, rest, _ = strings.Cut(rest, "\r\n")
+						answer = head + rest
+					}
+					k.say(1, []byte(answer))
+				}
+				for range 2 { // and renewed
+					register("one", 600)
+					register("two", 600)
+				}
+				for i, line := range order {
+					if got := w.froms(at); len(got) != 1 {
+						t.Errorf("%d lines have ended: open for %v", i, got)
+					}
+					register(line, 0)
+				}
+				if len(w.placed) > 0 || len(w.refused) > 0 {
+					t.Errorf("left: %v, refused: %v", w.placed, w.refused)
+				}
+			})
+		}
+	}
+}

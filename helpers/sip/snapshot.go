@@ -11,7 +11,7 @@ import (
 )
 
 // version is the first byte of a snapshot.
-const version = 1
+const version = 2
 
 // AppendBinary implements helpers.Snapshotter: version, names, flows, calls from the oldest to the newest, checksum.
 func (s *session) AppendBinary(b []byte) ([]byte, error) {
@@ -59,7 +59,6 @@ func (w *writer) call(c *call) {
 	w.number(c.id)
 	w.number(uint64(c.lastID))
 	w.number(uint64(c.cseq))
-	w.signed(c.expires)
 	for _, t := range c.open {
 		w.number(t.branch)
 		w.number(uint64(t.cseq))
@@ -157,7 +156,7 @@ func (r reader) call(s *session) {
 	c := s.table.add(s.all.seed, &k)
 	c.offered, c.clears = offered, clears
 	c.id, c.lastID = r.Number(any64), uint16(r.Number(any16))
-	c.cseq, c.expires = uint32(r.Number(any32)), r.signed()
+	c.cseq = uint32(r.Number(any32))
 	for i := range c.open {
 		c.open[i] = transaction{r.Number(any64), uint32(r.Number(any32))}
 	}

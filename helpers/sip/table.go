@@ -12,7 +12,7 @@ const (
 )
 
 // key names a call: its Call-ID, who began it, and his tag. Two hosts may have several calls with one Call-ID, as when
-// a proxy leads a call back to where it came from. A registration has no tag.
+// a proxy leads a call back to where it came from. A registration is named by its address-of-record, in the place of a tag.
 type key struct {
 	callID   []byte
 	tag      uint64

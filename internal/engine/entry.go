@@ -182,8 +182,8 @@ func (e *Engine) reclaim() {
 	e.spent = e.spent[:0]
 }
 
-// known is the entry of the same end point: of the same group, and if it is a registration, which every later one
-// replaces, of any.
+// known is the entry of the same end point: of the same group, and if it is a registration that is a group of its own, which
+// every later one replaces, of any.
 func (e *Engine) known(x *entry) *entry {
 	var found *entry
 	s := x.session
@@ -192,7 +192,7 @@ func (e *Engine) known(x *entry) *entry {
 		switch {
 		case y.said.Owner != x.said.Owner:
 		case (y.pending || y.waits) && !overlap(y.from, x.from): // for somebody else
-		case y.session == s && y.pending && (same || y.said.Permanent):
+		case y.session == s && y.pending && (same || y.said.Permanent && y.said.Group.Part == 0):
 			return y
 		case same && (found == nil || y.session == s && found.session != s):
 			found = y
