@@ -136,6 +136,20 @@ func (m *Match) Condition(more *More) (string, error) {
 }
 
 func (m *Match) addresses(c *conditions) error {
+	var first netip.Addr
+	for _, a := range []netip.Addr{
+		m.Src.First, m.Dst.First, m.ReplySrc.First, m.ReplyDst.First, m.SrcNAT.Addr, m.DstNAT.Addr, m.AnyNAT.Addr,
+	} {
+		switch {
+		case !a.IsValid():
+		case m.Family.IsSet() && a.Is4() != (m.Family.Name == "ipv4"):
+			return &caret.Error{Text: a.String(), Message: "is no address of " + m.Family.Name}
+		case first.IsValid() && a.Is4() != first.Is4():
+			return &caret.Error{Text: a.String(), Message: "is not of the family of " + first.String()}
+		case !first.IsValid():
+			first = a
+		}
+	}
 	for _, x := range []struct {
 		address *Address
 		mask    netip.Addr
@@ -145,9 +159,6 @@ func (m *Match) addresses(c *conditions) error {
 		{&m.ReplySrc, netip.Addr{}, "reply.src"}, {&m.ReplyDst, netip.Addr{}, "reply.dst"},
 	} {
 		a := *x.address
-		if m.Family.IsSet() && a.IsSet() && a.First.Is4() != (m.Family.Name == "ipv4") {
-			return &caret.Error{Text: a.First.String(), Message: "is no address of " + m.Family.Name}
-		}
 		if x.mask.IsValid() {
 			if !a.IsSet() || a.Mask.IsValid() || a.First != a.Last || a.First.BitLen() != x.mask.BitLen() {
 				return &caret.Error{Text: x.mask.String(), Message: "a mask needs one address of its family: --src or --dst"}
@@ -217,7 +228,10 @@ func (t *Tuples) conditions(c *conditions) {
 		c.add("dccp.role == %q", t.Role.String())
 	}
 	for dir, zone := range map[string]*Zone{"both": &t.Zone, "original": &t.OrigZone, "reply": &t.ReplyZone} {
-		if zone.IsSet() {
+		switch {
+		case zone.IsSet() && zone.ID == 0 && dir != "both": // that direction alone is in no zone
+			c.add("zonedir != %q", dir)
+		case zone.IsSet():
 			c.add("%s && zonedir == %q", zone.Where("zone"), dir)
 		}
 	}

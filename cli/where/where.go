@@ -267,7 +267,10 @@ func offset(text string, line, column int) int {
 
 // plain says in words what CEL says in its own.
 func (c *compiler) plain(message string, at int) string {
-	if strings.HasPrefix(message, "undeclared reference to '") {
+	if what, ok := strings.CutPrefix(message, "undeclared reference to '"); ok {
+		if function, _, _ := strings.Cut(what, "'"); strings.HasPrefix(c.text[at:], "(") {
+			return "unknown function: " + function
+		}
 		return "unknown: " + dotted.FindString(c.text[at:]) + ". Known are " + strings.Join(c.names(), " ")
 	}
 	if what, ok := strings.CutPrefix(message, "found no matching overload for '"); ok {

@@ -170,6 +170,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{`bytes > 10 && foo`, `foo`, "unknown: foo. Known are proto"},
 		{`orig.foo == 1`, `orig`, "unknown: orig.foo"},
+		{`has(bytes)`, `(`, "unknown function: has"},
+		{`[1].exists(x, x == 1)`, `(x,`, "unknown function: exists"},
 		{"bytes > 1\n && orig.src == 3", `== 3`, "== does not go with (string, int)"},
 		{`bytes`, `bytes`, "want a condition, this is a number"},
 		{`helper`, `helper`, "want a condition, this is a text"},
