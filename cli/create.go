@@ -109,7 +109,8 @@ func (r *restoreCommand) Run(c *context) error {
 	text := bufio.NewScanner(in)
 	text.Buffer(nil, longestLine)
 	made := restored{}
-	for n := 1; text.Scan(); n++ {
+	n := 1
+	for ; text.Scan(); n++ {
 		line := strings.TrimSpace(text.Text())
 		if line == "" || line[0] == '#' {
 			continue
@@ -120,6 +121,9 @@ func (r *restoreCommand) Run(c *context) error {
 		}
 	}
 	c.say("%s", made)
+	if errors.Is(text.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("%s:%d: longer than %d bytes", caret.Plain(r.File), n, longestLine)
+	}
 	return text.Err()
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/gdamore/tcell/v2"
@@ -51,7 +52,7 @@ func (k *topCommand) Run(c *context) error {
 	}
 	screen, err := tcell.NewScreen()
 	if err != nil {
-		return err
+		return fmt.Errorf("it needs a terminal: %w", err)
 	}
 	// What the options say stays in force; the expression that is typed goes on top.
 	given := k.Where

@@ -23,7 +23,6 @@ type eventMask struct{ kinds flows.Kinds }
 // UnmarshalText reads an option's value.
 func (m *eventMask) UnmarshalText(b []byte) error {
 	text := string(b)
-	m.kinds = 0
 	for rest := text; ; {
 		word, tail, more := strings.Cut(rest, ",")
 		switch strings.ToUpper(word) {

@@ -162,6 +162,11 @@ func TestLines(t *testing.T) {
 		{"-A --nonsense 3", "--nonsense", "unknown option"},
 		{"-A -t", "-t", "needs a value"},
 		{"-A -D -t 3", "-D", "second command"},
+		{`-A -p udp -t9 -s "10.0.0.1" -d 10.0.0.2 --sport "1" --dport=2`, "", ""},
+		{`-A -p udp -tx`, "x", "number"},
+		{`-A -p udp -s "10.0.0.x" -t 3`, "10.0.0.x\"", "want an address"},
+		{`-A "" -p udp`, `""`, "unknown option"},
+		{`-A -s "10.0.0.1`, `"10`, "want an address"},
 		{"-t 3", "-t", "want a command"},
 	} {
 		_, draft, err := l.Parse(x.line)

@@ -71,6 +71,12 @@ func (l *Lines) Parse(line string) (Command, *Draft, error) {
 	next := func() (word string, begin int) {
 		rest := strings.TrimLeft(line[at:], " \t")
 		begin = len(line) - len(rest)
+		if quoted, ok := strings.CutPrefix(rest, `"`); ok {
+			if word, _, ok = strings.Cut(quoted, `"`); ok && word != "" {
+				at = begin + len(word) + 2
+				return word, begin + 1
+			}
+		}
 		word, _, _ = strings.Cut(rest, " ")
 		word, _, _ = strings.Cut(word, "\t")
 		at = begin + len(word)
@@ -95,11 +101,16 @@ func (l *Lines) Parse(line string) (Command, *Draft, error) {
 			continue // the table
 		}
 		name, value, attached := strings.Cut(word, "=")
+		place := begin + len(name) + 1
 		index, ok := l.options[name]
+		if !ok && len(word) > 2 { // -t5
+			if index, ok = l.options[word[:2]]; ok {
+				name, value, attached, place = word[:2], word[2:], true, begin+2
+			}
+		}
 		if !ok {
 			return fail("unknown option " + name)
 		}
-		place := begin + len(name) + 1
 		if !attached {
 			value, place = next()
 			if value == "" {

@@ -22,7 +22,8 @@ type Output struct {
 	Timestamp  bool // of an event
 	KTimestamp bool // the kernel's
 	Labels     bool
-	Userspace  bool // say which events a program caused
+	Userspace  bool   // say which events a program caused
+	text       string // as it was given
 }
 
 // Kinds of output.
@@ -43,15 +44,18 @@ func Modifiers() []string {
 	return []string{"extended", "id", "timestamp", "ktimestamp", "labels", "userspace"}
 }
 
-// UnmarshalText reads an option's value. Modifiers without a kind mean conntrack(8)'s lines.
+// UnmarshalText reads an option's value. It may come several times. Modifiers without a kind mean conntrack(8)'s lines.
 func (o *Output) UnmarshalText(b []byte) error {
-	text := string(b)
+	text, whole := string(b), string(b)
+	if o.text != "" {
+		whole = o.text + "," + text
+	}
 	*o = Output{}
 	bad := func(rest, message string) error {
-		return &caret.Error{Text: text, At: len(text) - len(rest), Message: message}
+		return &caret.Error{Text: text, At: max(len(text)-len(rest), 0), Message: message}
 	}
 	kind := ""
-	for rest := text; ; {
+	for rest := whole; ; {
 		word, tail, more := strings.Cut(rest, ",")
 		switch {
 		case word == Save && kind == Conntrack && *o == Output{}: // exactly as conntrack(8) saves
@@ -76,7 +80,7 @@ func (o *Output) UnmarshalText(b []byte) error {
 	case kind != Conntrack && kind != XML && modified:
 		return bad(text, kind+" goes with nothing else")
 	}
-	o.Kind = kind
+	o.Kind, o.text = kind, whole
 	return nil
 }
 

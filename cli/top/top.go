@@ -2,6 +2,7 @@ package top
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ type explained struct {
 // Run shows the table until somebody leaves.
 func Run(o Options) error {
 	if err := o.Screen.Init(); err != nil {
-		return err
+		return fmt.Errorf("it needs a terminal: %w", err)
 	}
 	defer o.Screen.Fini()
 	v := &view{o: &o, question: question{filter: o.Base, tree: o.Tree}, filter: o.Filter, hint: o.Hint}
