@@ -32,6 +32,9 @@ func named(f *Flow) (nfnl.Tuple, uint16) {
 // become another one if it is taken. Of Status the bits SeenReply, Assured and FixedTimeout count beside. ErrExists: one of
 // the tuples is there. ErrNoLabels: it is made, but without its labels.
 func (t *Table) Create(f *Flow) error {
+	if bits := f.Orig.Src.Addr().BitLen(); bits == 0 || f.Orig.Dst.Addr().BitLen() != bits || f.Timeout == 0 {
+		return &Error{Op: "create a connection", Entry: entry(f), Reason: errCreate}
+	}
 	e := nfnl.Connection{
 		Orig: raw(f.Transport, f.Orig), Reply: raw(f.Transport, f.Reply), Zone: f.Zone, ZoneDir: nfnl.ZoneDir(f.ZoneDir),
 		Mark: f.Mark, Status: uint32(f.Status), Timeout: f.Timeout, Helper: f.Helper, Labels: f.Labels, State: f.State,

@@ -204,3 +204,57 @@ func TestOff(t *testing.T) {
 		}
 	})
 }
+
+// TestClosed: a table that is closed twice, or used afterwards, meets no file that has got its descriptors' numbers.
+func TestClosed(t *testing.T) {
+	withTable(t, func(*flows.Table) error {
+		table, err := flows.Open()
+		if err != nil {
+			return err
+		}
+		if err := table.Close(); err != nil {
+			return err
+		}
+		var others []*os.File
+		for range 8 {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			defer w.Close()
+			others = append(others, r, w)
+		}
+		if table.Close() == nil {
+			t.Error("closed twice")
+		}
+		if _, _, err := table.Count(); err == nil {
+			t.Error("a closed table counts")
+		}
+		for _, f := range others {
+			if _, err := f.Stat(); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	})
+}
+
+// TestCreateLacks: what must be given is asked for: the kernel takes an entry without an address or a timeout in silence.
+func TestCreateLacks(t *testing.T) {
+	withTable(t, func(table *flows.Table) error {
+		whole := plain(helpers.UDP, "192.0.2.1:1", "192.0.2.2:2")
+		for what, change := range map[string]func(*flows.Flow){
+			"timeout": func(f *flows.Flow) { f.Timeout = 0 },
+			"tuple":   func(f *flows.Flow) { f.Orig = helpers.Tuple{} },
+			"family":  func(f *flows.Flow) { f.Orig.Dst = ap("[2001:db8::1]:2") },
+		} {
+			f := whole
+			change(&f)
+			if err := table.Create(&f); err == nil || !strings.Contains(err.Error(), "wants a timeout") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		return table.Create(&whole)
+	})
+}

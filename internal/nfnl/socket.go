@@ -63,7 +63,12 @@ func (s *socket) readBuffer(n int) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n))
 }
 
-func (s *socket) close() error { return unix.Close(s.fd) }
+// close gives the descriptor back. Its number may become another file's, which later calls must not meet.
+func (s *socket) close() error {
+	fd := s.fd
+	s.fd = -1
+	return unix.Close(fd)
+}
 
 // send gives messages to the kernel, which carries them out before it returns.
 func (s *socket) send(b []byte) error { return nlsock.Send(s.fd, b) }
