@@ -864,8 +864,11 @@ func TestAnnounced(t *testing.T) {
 			t.Parallel()
 			b := newBed(t)
 			b.install(rules.Config{
-				Queue:    number,
-				Helpers:  []rules.Helper{{Name: "child", Transport: helpers.TCP, Announced: tt.label}},
+				Queue: number,
+				Helpers: []rules.Helper{
+					{Name: "child", Transport: helpers.TCP, Announced: tt.label},
+					{Name: "unlike", Transport: helpers.TCP, Announced: "no such"},
+				},
 				Features: f,
 			})
 			packets := record(b.open(f))
@@ -910,5 +913,36 @@ func TestAnnounced(t *testing.T) {
 				t.Errorf("%d packets of a connection that nobody announced were queued", n)
 			}
 		})
+	}
+}
+
+// Packets of other connections, announced ones among them, are let go by the first rules that see them.
+func TestGate(t *testing.T) {
+	t.Parallel()
+	f := probed(t)
+	b := newBed(t)
+	b.install(several(f))
+	record(b.open(f))
+	b.fw.Run("nft", "insert rule inet cthelperd control counter comment \"reached\"")
+	reached := func() bool {
+		list := b.fw.Run("sh", "-c", "nft list chain inet cthelperd control 2>/dev/null")
+		for line := range strings.Lines(list) {
+			if strings.Contains(line, `comment "reached"`) {
+				return !strings.Contains(line, "packets 0 ")
+			}
+		}
+		t.Fatalf("no counter:\n%s", list)
+		return false
+	}
+	for _, tt := range []struct {
+		port    uint16
+		reached bool
+	}{{22, false}, {30000, false}, {2121, true}} {
+		at := netip.AddrPortFrom(serverAddr.v4, tt.port)
+		b.echo(b.server, at)
+		b.connect(b.client, at)
+		if reached() != tt.reached {
+			t.Errorf("port %d: packets came to chain control: %v", tt.port, !tt.reached)
+		}
 	}
 }

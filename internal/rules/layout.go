@@ -66,24 +66,24 @@ func layout(cfg *Config) []chain {
 // too: it is repeated soon.
 func rawChains(cfg *Config) []chain {
 	const why = "shadow masters have port 0"
-	jumps := []rule{{"", []term{l4protos{helpers.TCP, helpers.UDP}, jump("shadow")}}}
+	var rules []rule
+	for _, side := range []portKey{thDport, thSport} { // the port first: that is the cheaper question (see gate)
+		rules = append(rules, rule{why, []term{
+			ports{side, []uint16{0}}, l4protos{helpers.TCP, helpers.UDP}, counter{}, drop{}}})
+	}
 	if len(cfg.Hold) > 0 {
 		for _, side := range []ports{{thDport, cfg.Hold}, {thSport, cfg.Hold}} {
-			jumps = append(jumps, rule{"on hold", []term{
+			rules = append(rules, rule{"on hold", []term{
 				l4proto(helpers.TCP), side, before(cfg.HoldUntil), counter{}, drop{}}})
 		}
 	}
 	return []chain{
 		{
-			name:    "shadow",
+			name: "raw_prerouting", hook: prerouting, priority: priorityRaw,
 			comment: "No packet may reach a shadow master, the entry of port 0 that expectations hang on: before conntrack.",
-			rules: []rule{
-				{why, []term{ports{thDport, []uint16{0}}, counter{}, drop{}}},
-				{why, []term{ports{thSport, []uint16{0}}, counter{}, drop{}}},
-			},
+			rules:   rules,
 		},
-		{name: "raw_prerouting", hook: prerouting, priority: priorityRaw, rules: jumps},
-		{name: "raw_output", hook: output, priority: priorityRaw, rules: jumps},
+		{name: "raw_output", hook: output, priority: priorityRaw, rules: rules},
 	}
 }
 
@@ -113,7 +113,7 @@ func firstChains(cfg *Config) []chain {
 	if len(first.rules) == 0 {
 		return nil
 	}
-	jumps := []rule{{"", []term{jump(first.name)}}}
+	jumps := []rule{{"", []term{ctState(stateRelated | stateNew), jump(first.name)}}}
 	return []chain{
 		first,
 		{name: "first_prerouting", hook: prerouting, priority: priorityMangle, rules: jumps},
@@ -133,7 +133,7 @@ func controlChains(cfg *Config) []chain {
 	control := chain{
 		name: controlChain,
 		comment: "Of TCP the SYN-ACK is the first packet to be seen, as a SYN announces nothing; of UDP it is the first\n" +
-			"datagram.",
+			"datagram. What goes over lo is seen once, in input.",
 	}
 	for _, h := range cfg.Helpers {
 		for _, m := range matches(h) {
@@ -161,16 +161,65 @@ func controlChains(cfg *Config) []chain {
 		})
 		control.rules = append(control.rules, rule{"", []term{ctState(stateNew), tcpNoSyn{}, jump(midstreamChain)}})
 	}
-	jumps := []rule{{"", []term{jump(control.name)}}}
+	control.rules = append([]rule{{"", []term{oifLo{}, accept{}}}}, control.rules...)
 	return append(chains, []chain{
 		control,
 		{
 			name: "postrouting", hook: postrouting, priority: priorityLast,
-			comment: "Behind NAT and all filters. What goes over lo is seen once, in input.",
-			rules:   append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...),
+			comment: "Behind NAT and all filters. Each packet of each connection comes here, so what costs least is asked\n" +
+				"first. Where the destination is not translated the connection's port is one of the packet's own.",
+			rules: gate(cfg),
 		},
-		{name: "input", hook: input, priority: priorityLast, rules: jumps},
+		{name: "input", hook: input, priority: priorityLast, rules: gate(cfg)},
 	}...)
+}
+
+// gate leaves out what no match can be true of. A number in the packet and `ct status` are compared within the kernel's
+// loop over the rules; a set, and what else `ct` says, are calls, and cost a packet several times as much.
+func gate(cfg *Config) (rules []rule) {
+	add := func(verdict term, terms ...term) { rules = append(rules, rule{"", append(terms, verdict)}) }
+	control := goTo(controlChain)
+	var served ports
+	var labels []string
+	for _, h := range cfg.Helpers {
+		served.set = append(served.set, h.Ports...)
+		if h.Announced != "" {
+			labels = append(labels, h.Announced)
+		}
+	}
+	if prefix := commonPrefix(labels); prefix != "" {
+		add(control, ctHelperPrefix(prefix))
+	} else {
+		for _, l := range labels {
+			add(control, ctHelper(l))
+		}
+	}
+	if len(served.set) == 0 {
+		return rules
+	}
+	all := served.sorted()
+	highest := all[len(all)-1]
+	add(control, ctDNAT{})
+	add(accept{}, above{thSport, highest}, above{thDport, highest}) // most of what moves bulk data
+	for _, side := range []portKey{thDport, thSport} {
+		for _, p := range all {
+			add(control, ports{side, []uint16{p}})
+		}
+	}
+	return rules
+}
+
+// commonPrefix is what all begin with.
+func commonPrefix(all []string) (prefix string) {
+	for i, s := range all {
+		if i == 0 {
+			prefix = s
+		}
+		for !strings.HasPrefix(s, prefix) {
+			prefix = prefix[:len(prefix)-1]
+		}
+	}
+	return prefix
 }
 
 // shortSegment leaves a fifth of what each link carries (IPv6: 1280 bytes) to what rewriting adds to a segment. A segment that

@@ -155,23 +155,24 @@ func originChains(cfg *Config) []chain {
 	for _, t := range origins {
 		remember.rules = append(remember.rules, rule{"", []term{t}})
 	}
-	var jumps []rule
+	datagram := chain{name: "datagram", rules: []rule{{"", []term{oifLo{}, accept{}}}}}
 	for _, h := range cfg.Helpers {
 		if h.Transport != helpers.UDP {
 			continue
 		}
 		for _, m := range matches(h) {
-			jumps = append(jumps, rule{h.Name, []term{
-				l4proto(helpers.UDP), ctState(stateNew | stateRelated), ctZone(0), m, counter{}, jump(remember.name)}})
+			datagram.rules = append(datagram.rules, rule{h.Name, []term{
+				l4proto(helpers.UDP), ctZone(0), m, counter{}, jump(remember.name)}})
 		}
 	}
-	if jumps == nil {
+	if len(datagram.rules) == 1 {
 		return nil
 	}
+	jumps := []rule{{"", []term{ctState(stateNew | stateRelated), l4proto(helpers.UDP), jump(datagram.name)}}}
 	return []chain{
 		remember,
-		{name: "origin_postrouting", hook: postrouting, priority: priorityLast - 1,
-			rules: append([]rule{{"", []term{oifLo{}, accept{}}}}, jumps...)},
+		datagram,
+		{name: "origin_postrouting", hook: postrouting, priority: priorityLast - 1, rules: jumps},
 		{name: "origin_input", hook: input, priority: priorityLast - 1, rules: jumps},
 	}
 }

@@ -45,14 +45,28 @@ func (t ctState) exprs(*batch) []expression {
 	return bits(unix.NFT_CT_STATE, uint32(t), unix.NFT_CMP_NEQ)
 }
 
+// Bits of `ct status` (enum ip_conntrack_status).
+const (
+	statusSrcNAT = 1 << 4
+	statusDstNAT = 1 << 5
+)
+
 // ctNAT: addresses or ports of the connection are translated (IPS_SRC_NAT, IPS_DST_NAT).
 type ctNAT struct{}
 
 func (ctNAT) text() string { return "ct status snat,dnat" }
 
 func (ctNAT) exprs(*batch) []expression {
-	const srcNAT, dstNAT = 1 << 4, 1 << 5
-	return bits(unix.NFT_CT_STATUS, srcNAT|dstNAT, unix.NFT_CMP_NEQ)
+	return bits(unix.NFT_CT_STATUS, statusSrcNAT|statusDstNAT, unix.NFT_CMP_NEQ)
+}
+
+// ctDNAT: the connection's destination is translated (IPS_DST_NAT).
+type ctDNAT struct{}
+
+func (ctDNAT) text() string { return "ct status dnat" }
+
+func (ctDNAT) exprs(*batch) []expression {
+	return bits(unix.NFT_CT_STATUS, statusDstNAT, unix.NFT_CMP_NEQ)
 }
 
 // ctZone: the connection is in this zone.
@@ -96,6 +110,15 @@ func (t ctHelper) exprs(*batch) []expression {
 		loadCt(unix.NFT_CT_HELPER),
 		equal(name),
 	}
+}
+
+// ctHelperPrefix: the same of a helper whose name begins so.
+type ctHelperPrefix string
+
+func (t ctHelperPrefix) text() string { return fmt.Sprintf("ct helper %q", string(t)+"*") }
+
+func (t ctHelperPrefix) exprs(*batch) []expression {
+	return []expression{loadCt(unix.NFT_CT_HELPER), equal([]byte(t))}
 }
 
 type l4proto helpers.Transport
@@ -173,6 +196,18 @@ func (t ports) exprs(b *batch) []expression {
 		return []expression{t.key.load, equal(keys[0])}
 	}
 	return []expression{t.key.load, b.in(typeInetService, keys)}
+}
+
+// above: the port is higher.
+type above struct {
+	key  portKey
+	port uint16
+}
+
+func (t above) text() string { return fmt.Sprintf("%s > %d", t.key.name, t.port) }
+
+func (t above) exprs(*batch) []expression {
+	return []expression{t.key.load, compare(unix.NFT_CMP_GT, binary.BigEndian.AppendUint16(nil, t.port))}
 }
 
 // tcpDport is the destination port in the packet itself.
@@ -265,6 +300,12 @@ func (t jump) text() string { return "jump " + string(t) }
 func (t jump) exprs(*batch) []expression {
 	return []expression{verdict(unix.NFT_JUMP, string(t))}
 }
+
+// goTo is a jump from which nothing comes back.
+type goTo string
+
+func (t goTo) text() string              { return "goto " + string(t) }
+func (t goTo) exprs(*batch) []expression { return []expression{verdict(unix.NFT_GOTO, string(t))} }
 
 // expectObject sets the table's ct expectation object.
 type expectObject struct{}

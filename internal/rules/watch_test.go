@@ -24,11 +24,11 @@ func TestDamage(t *testing.T) {
 		{"ruleset flushed", "flush ruleset", cfg, "the table is gone"},
 		{"ruleset flushed, beside an administrator's", "flush ruleset", manual, "the table is gone"},
 		{"table deleted", "delete table inet cthelperd", cfg, "the table is gone"},
-		{"table flushed", "flush table inet cthelperd", manual, "2 of 2 rules of chain shadow, 1 of 1 rules of chain raw_prerouting, " +
-			"1 of 1 rules of chain raw_output, 1 of 1 rules of chain first, 1 of 1 rules of chain first_prerouting, " +
+		{"table flushed", "flush table inet cthelperd", manual, "2 of 2 rules of chain raw_prerouting, " +
+			"2 of 2 rules of chain raw_output, 1 of 1 rules of chain first, 1 of 1 rules of chain first_prerouting, " +
 			"1 of 1 rules of chain first_output"},
-		{"chain flushed", "flush chain inet cthelperd control", cfg, "4 of 4 rules of chain control"},
-		{"base chain deleted", "flush chain inet cthelperd input; delete chain inet cthelperd input", cfg, "1 of 1 rules of chain input"},
+		{"chain flushed", "flush chain inet cthelperd control", cfg, "5 of 5 rules of chain control"},
+		{"base chain deleted", "flush chain inet cthelperd input; delete chain inet cthelperd input", cfg, "6 of 6 rules of chain input"},
 		{"dormant", "add table inet cthelperd { flags dormant; }", cfg, "the table is dormant"},
 		{"rules added", "insert rule inet cthelperd control counter; add rule inet cthelperd input counter", cfg, ""},
 		{"table of another family", "add table ip cthelperd; delete table ip cthelperd", cfg, ""},
@@ -57,7 +57,7 @@ func TestDamageOfOneRule(t *testing.T) {
 		b := &bed{t: t, fw: netnstest.New(t)}
 		b.install(cfg)
 		b.fw.Run("sh", "-ec", `h=$(nft -a list chain inet cthelperd control | sed -n 's/.*"ftp" # handle //p' | head -1); nft `+verb)
-		if got, want := b.damage(cfg), "1 of 4 rules of chain control"; got != want {
+		if got, want := b.damage(cfg), "1 of 5 rules of chain control"; got != want {
 			t.Errorf("%s: damage %q, want %q", verb, got, want)
 		}
 	}
