@@ -2,8 +2,11 @@ package nfnl
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 // Attributes of a connection (enum ctattr_type).
@@ -241,10 +244,18 @@ func (s *Sight) Parse(b []byte) error {
 	s.Zone, s.Mark, s.Status, s.Adjust = 0, 0, 0, [2]SeqAdj{}
 	var zone [2]uint16
 	var seen uint8
-	a := attributes{rest: b}
-	for a.next() {
-		var err error
-		switch a.typ {
+	var err error
+	for len(b) > 0 && err == nil { // attributes.next written out
+		n := len(b)
+		if n >= unix.SizeofNlAttr {
+			n = int(binary.NativeEndian.Uint16(b))
+		}
+		if n < unix.SizeofNlAttr || n > len(b) {
+			err = errAttributes
+			break
+		}
+		a := attributes{value: b[unix.SizeofNlAttr:n]}
+		switch typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER); typ {
 		case ctaTupleOrig:
 			seen |= 1
 			zone[0], err = s.Orig.parse(a.value)
@@ -253,18 +264,18 @@ func (s *Sight) Parse(b []byte) error {
 			zone[1], err = s.Reply.parse(a.value)
 		case ctaZone:
 			s.Zone = a.uint16()
+			err = a.err
 		case ctaMark:
 			s.Mark = a.uint32()
+			err = a.err
 		case ctaStatus:
 			s.Status = a.uint32()
+			err = a.err
 		case ctaSeqAdjOrig, ctaSeqAdjReply:
-			err = s.Adjust[a.typ-ctaSeqAdjOrig].parse(a.value)
+			err = s.Adjust[typ-ctaSeqAdjOrig].parse(a.value)
 		}
-		if err != nil {
-			return fmt.Errorf("read a packet's connection: %w", err)
-		}
+		b = b[min((n+3)&^3, len(b)):]
 	}
-	err := a.err
 	if err == nil && (seen != 3 || !s.Orig.complete() || !s.Reply.complete()) {
 		err = errNoAddresses
 	}

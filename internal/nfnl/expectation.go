@@ -43,14 +43,18 @@ type Expectation struct {
 	Helper      string // the master's; shown, never sent
 }
 
+// put appends what the kernel is told of a new one. What is 0 is not sent: to read it costs the kernel more.
 func (e *Expectation) put(b []byte) []byte {
 	b = e.Master.put(b, ctaExpectMaster)
 	b = e.Tuple.put(b, ctaExpectTuple)
 	b = e.Mask.put(b, ctaExpectMask)
-	b = putUint32(b, ctaExpectTimeout, e.Timeout)
 	b = putZone(b, ctaExpectZone, e.Zone)
-	b = putUint32(b, ctaExpectClass, e.Class)
-	b = putUint32(b, ctaExpectFlags, e.Flags)
+	if e.Class != 0 {
+		b = putUint32(b, ctaExpectClass, e.Class)
+	}
+	if e.Flags != 0 {
+		b = putUint32(b, ctaExpectFlags, e.Flags)
+	}
 	if e.NAT {
 		var nest int
 		b, nest = begin(b, ctaExpectNAT)
@@ -61,6 +65,11 @@ func (e *Expectation) put(b []byte) []byte {
 		b = putString(b, ctaExpectFn, e.Function)
 	}
 	return b
+}
+
+// putWhole appends the timeout, too. At creation the class's counts, whatever is said.
+func (e *Expectation) putWhole(b []byte) []byte {
+	return putUint32(e.put(b), ctaExpectTimeout, e.Timeout)
 }
 
 // CreateExpectation puts a new expectation into the table. ENOENT: there is no such master; EOPNOTSUPP: it has no
@@ -74,7 +83,7 @@ func (b *Batch) CreateExpectation(e *Expectation) {
 // tuple only (ctnetlink_change_expect): it must be known to be ours.
 func (b *Batch) ChangeExpectation(e *Expectation) {
 	b.open("change an expectation", ExpNew, unix.NLM_F_ACK, Family(e.Tuple.Dst))
-	b.out = e.put(b.out)
+	b.out = e.putWhole(b.out)
 }
 
 // DeleteExpectation takes out the expectation with this tuple. ENOENT: there is none.

@@ -15,7 +15,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(connection(f, everything()))
 	f.Add(more(f))
 	e := Expectation{Tuple: tuple("192.0.2.2:0", "198.51.100.9:1"), NAT: true, Function: "x"}
-	f.Add(e.put(nil))
+	f.Add(e.putWhole(nil))
 	f.Add(e.Tuple.put(nil, ctaTupleOrig)[unix.SizeofNlAttr:])
 	var used Connection
 	if err := used.Parse(append(connection(f, everything()), more(f)...)); err != nil {
@@ -58,7 +58,7 @@ func FuzzParse(f *testing.F) {
 			if e.NATTuple = (Tuple{}); e.NAT {
 				e.NATTuple = e.Tuple
 			}
-			if err := again.Parse(e.put(nil)); err != nil || again != e {
+			if err := again.Parse(e.putWhole(nil)); err != nil || again != e {
 				t.Errorf("written and read again: %+v, error %v, want %+v", again, err, e)
 			}
 		}
@@ -118,7 +118,7 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(putString(refused, nlmsgerrMsg, "words"), true)
 	entry, e := connection(f, everything()), Expectation{Tuple: tuple("192.0.2.2:0", "198.51.100.9:1")}
 	f.Add(append(message(CTNew, unix.NLM_F_CREATE, 0, entry...), message(CTDelete, 0, 3, entry...)...), true)
-	f.Add(message(ExpNew, 0, 1, e.put(nil)...), true)
+	f.Add(message(ExpNew, 0, 1, e.putWhole(nil)...), true)
 	f.Add(message(CTStats, 0, 2, putUint32(nil, ctaStatsEntries, 5)...), false)
 	f.Fuzz(func(t *testing.T, b []byte, whole bool) {
 		var c Connection

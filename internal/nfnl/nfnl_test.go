@@ -52,7 +52,7 @@ func TestExpectation(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var got Expectation
-			if err := got.Parse(tt.e.put(nil)); err != nil {
+			if err := got.Parse(tt.e.putWhole(nil)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.e, got, addresses); diff != "" {
