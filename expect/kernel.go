@@ -22,6 +22,8 @@ type Kernel struct {
 
 	conn     *nfnl.Conn
 	objects  map[object]*carrier        // helper objects of our own
+	latest   object                     // of objects, that was looked up last
+	found    *carrier                   // what latest has
 	carriers map[uint8]*carrier         // by family, where there are none
 	readers  map[uint8]*carrier         // the same, for connections that are read
 	wanted   map[string]*helpers.Helper // those with objects of our own, by label
@@ -141,7 +143,10 @@ func (k *Kernel) carrierOf(q *Request) (*carrier, uint8, error) {
 	if q.Helper != "" {
 		own, carriers, class = object{q.Helper, true, family}, k.readers, 0
 	}
-	if c := k.objects[own]; c != nil {
+	if k.latest != own { // announcements of one helper follow each other
+		k.latest, k.found = own, k.objects[own]
+	}
+	if c := k.found; c != nil {
 		if int(class) >= len(c.classes) {
 			return nil, 0, fmt.Errorf("helper object %s has %d classes, no %d", c.name, len(c.classes), class)
 		}

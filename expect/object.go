@@ -59,6 +59,7 @@ func (k *Kernel) register(h *helpers.Helper) error {
 			c.classes = append(c.classes, l)
 		}
 		k.objects[object{h.Name, o.Name == Reading(h.Name), uint8(o.L3)}] = c
+		k.latest = object{}
 	}
 	return nil
 }

@@ -218,7 +218,10 @@ func (k *Kernel) setTimeouts(answers []error) {
 	for i := range k.plans {
 		p := &k.plans[i]
 		p.make = -1
-		if _, ok := k.placed[p.id]; ok && p.err == nil && p.e.Timeout != p.shadow.carrier.classes[p.class].timeout {
+		if p.err != nil || p.e.Timeout == p.shadow.carrier.classes[p.class].timeout {
+			continue
+		}
+		if _, ok := k.placed[p.id]; ok {
 			p.make = b.Len()
 			b.ChangeExpectation(&p.e)
 		}
