@@ -338,6 +338,9 @@ func (d *daemon) engineConfig(cfg *config.Config) engine.Config {
 			logEvent(d.log, ev)
 		}
 	}
+	c.Wanted = func(kind engine.EventKind) bool {
+		return d.log.Enabled(context.Background(), eventLevel(kind))
+	}
 	return c
 }
 

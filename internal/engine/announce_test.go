@@ -79,6 +79,10 @@ func TestAnnouncements(t *testing.T) {
 		{"refresh with a wider From", nil, plainConn,
 			[]step{{orig, "open tcp 10.0.0.1:4000 group 1 peer\n"}, {orig, "open tcp 10.0.0.1:4000 group 1\n"}},
 			[]string{"expect tcp 198.51.100.9:0>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000"}},
+		{"what nobody wants to know", func(c *engine.Config) {
+			c.Wanted = func(kind engine.EventKind) bool { return kind != engine.EventCancel }
+		}, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\n"}},
+			[]string{"expect tcp *>10.0.0.1:4000"}, []string{"place 10.0.0.1:4000", "remove 1"}},
 		{"cancelled", nil, plainConn, []step{{orig, "open tcp 10.0.0.1:4000 group 1\n"}, {orig, "cancel 1\n"}},
 			[]string{"expect tcp *>10.0.0.1:4000", "cancel tcp *>10.0.0.1:4000 ended"}, []string{"place 10.0.0.1:4000", "remove 1"}},
 		{"replaced", nil, plainConn,

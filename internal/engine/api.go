@@ -57,6 +57,9 @@ type Config struct {
 	Complete func(*Conn)
 	// Record gets every event in order, during the calls below. The event's bytes are valid during the call.
 	Record func(*Event)
+	// Wanted tells whether anybody wants to know now that an expectation was placed, refused or cancelled (Kind); nil: Record
+	// is told. What nobody wants is not made.
+	Wanted func(EventKind) bool
 }
 
 // ErrNotTracked is Lookup's answer if there is no such connection.

@@ -31,6 +31,7 @@ type Engine struct {
 	lookup   func(helpers.Transport, helpers.Tuple) (Conn, error)
 	complete func(*Conn)
 	record   func(*Event)
+	wanted   func(EventKind) bool
 	missed   func() uint64
 
 	flows    table
@@ -43,9 +44,9 @@ type Engine struct {
 	heirs    int // entries that wait
 	mappings int // entries
 	cuts     uint64
-	memory   int // stream bytes that are kept
-	held     int // packets in the flows' waiting
-	tickets  map[Ticket]*job
+	memory   int    // stream bytes that are kept
+	held     int    // packets in the flows' waiting
+	tickets  []*job // that wait for answers, in the order of their tickets
 	timers   timers
 	last     names
 
@@ -95,7 +96,7 @@ type port struct {
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		flows: newTable(), pairs: map[pair]*session{},
-		entries: newEntries(), peers: map[netip.Addr]*peer{}, tickets: map[Ticket]*job{},
+		entries: newEntries(), peers: map[netip.Addr]*peer{},
 		stats: Stats{Refused: map[Reason]uint64{}, Errors: map[string]uint64{}},
 	}
 	return e, e.Reload(cfg)
@@ -206,12 +207,13 @@ func (e *Engine) overtake(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 
 // Resume goes on where a Step with a Ticket stopped; answers are those to its Requests, one each, in order.
 func (e *Engine) Resume(t Ticket, answers []error) *Step {
-	j := e.tickets[t]
-	delete(e.tickets, t)
-	if j == nil {
+	i := slices.IndexFunc(e.tickets, func(j *job) bool { return j.ticket == t }) // it is the first, nearly always
+	if i < 0 {
 		e.begin(e.now)
 		return &e.step
 	}
+	j := e.tickets[i]
+	e.tickets = slices.Delete(e.tickets, i, i+1)
 	e.begin(e.now)
 	if j.abandoned {
 		e.takeBack(j, answers)
@@ -445,7 +447,7 @@ func (e *Engine) Reload(cfg Config) error {
 		e.missed = cfg.Missed
 	}
 	if cfg.Record != nil {
-		e.record = cfg.Record
+		e.record, e.wanted = cfg.Record, cfg.Wanted
 	}
 	return nil
 }
@@ -489,9 +491,9 @@ func (e *Engine) Release() *Step {
 
 // releaseAll lets all packets go. Jobs that wait are abandoned: what they asked for is taken back when it is answered.
 func (e *Engine) releaseAll() {
-	for _, t := range slices.Sorted(maps.Keys(e.tickets)) {
-		if j := e.tickets[t]; !j.abandoned {
-			e.abandon(j)
+	for i, j := range e.tickets {
+		if !j.abandoned {
+			e.tickets[i] = e.abandon(j)
 		}
 	}
 	for f := range e.flows.all() {
@@ -509,8 +511,8 @@ func (e *Engine) releaseAll() {
 	}
 }
 
-// abandon ends a job without its answers.
-func (e *Engine) abandon(j *job) {
+// abandon ends a job without its answers, and gives what is to wait for them.
+func (e *Engine) abandon(j *job) *job {
 	f, s := j.flow, j.flow.session
 	left := &job{ticket: j.ticket, abandoned: true}
 	for i := range j.plans {
@@ -531,7 +533,6 @@ func (e *Engine) abandon(j *job) {
 		left.adjust.SeqAdjust = f.nat.journal(j.dir).kernel
 		e.request(Request{Adjust: &left.adjust})
 	}
-	e.tickets[j.ticket] = left
 	e.undo(j, RefuseHeldOut)
 	e.cause = j.cause
 	e.conclude(j)
@@ -561,6 +562,7 @@ func (e *Engine) abandon(j *job) {
 	}
 	e.finish(f)
 	e.maybeOver(s)
+	return left
 }
 
 // Stop releases all packets and asks to remove all expectations and shadows. The engine is empty afterwards.

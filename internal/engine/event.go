@@ -16,7 +16,7 @@ func (e *Engine) tell(ev Event) {
 
 // tellEntry records an event about an expectation.
 func (e *Engine) tellEntry(kind EventKind, x *entry, reason Reason) {
-	if e.record == nil {
+	if e.record == nil || e.wanted != nil && !e.wanted(kind) {
 		return
 	}
 	e.event = x.event()

@@ -74,6 +74,8 @@ type link struct {
 type entries struct {
 	seed    maphash.Seed
 	indexes [4]index
+	latest  end // that was hashed, and what came of it
+	hashed  uint64
 }
 
 // index is a hash table of lists, the newest in front. It has at least four slots for each entry, since what is passed on
@@ -85,6 +87,7 @@ type index struct {
 
 func newEntries() (t entries) {
 	t.seed = maphash.MakeSeed()
+	t.hashed = maphash.Comparable(t.seed, t.latest)
 	for way := range t.indexes {
 		t.indexes[way].slots = make([]*entry, 16)
 	}
@@ -96,7 +99,10 @@ func (t *entries) endHash(transport helpers.Transport, a netip.AddrPort, zone ui
 	p := packEnd(transport, a, zone)
 	half := uint64(p.port & 1)
 	p.port &^= 1
-	return maphash.Comparable(t.seed, p)&^1 | half
+	if p != t.latest { // one announcement asks for its end point again and again
+		t.latest, t.hashed = p, maphash.Comparable(t.seed, p)
+	}
+	return t.hashed&^1 | half
 }
 
 // groupHash has groups that a session counts side by side.

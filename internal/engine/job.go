@@ -84,7 +84,7 @@ func (e *Engine) wait(j *job) {
 	}
 	e.last.Ticket++
 	j.ticket = Ticket(e.last.Ticket)
-	e.tickets[j.ticket] = j
+	e.tickets = append(e.tickets, j)
 	e.step.Ticket = j.ticket
 }
 
