@@ -104,6 +104,7 @@ func TestCommands(t *testing.T) {
 		{"echo '-D -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1000 --dport 22\n-U -p tcp -s fd00::1 -d fd00::2 --sport 1000 --dport 22 -m 4' | cthelper restore -; cthelper count -m 4",
 			0, "1\n", "updated 1, deleted 1"},
 		{"head -c 70000 /dev/zero | tr '\\0' x | cthelper restore -", 1, "", "-:1: longer than 65536 bytes"},
+		{"cthelper list --columns proto,foo", 2, "", "unknown column|  cthelper list --columns proto,foo\n                                ^\n"},
 		{"setsid -w cthelper top", 1, "", "needs a terminal"},
 		{"cthelper restore /nonexistent", 2, "", "no such file"},
 		{"cthelper flush; cthelper count", 0, "0\n", "has been emptied"},

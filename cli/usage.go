@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -67,7 +68,7 @@ func commandLine(args []string, place func(shown, arg string) int) (line string,
 // wrongIn is where in the shown argument the value is wrong, or -1.
 func wrongIn(shown, arg string, wrong *caret.Error) int {
 	i := strings.LastIndex(shown, wrong.Text)
-	if i < 0 || wrong.Text != arg && !strings.HasPrefix(arg, "-") {
+	if i < 0 || !strings.HasPrefix(arg, "-") && !slices.Contains(append(strings.Split(arg, ","), arg), wrong.Text) {
 		return -1
 	}
 	return i + wrong.At
