@@ -216,9 +216,9 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 		s.push(command{kind: transfer})
 		return
 	}
-	id, pipelined, wait := s.effect(), 0, false
-	for i := range s.queue {
-		switch c := &s.queue[i]; {
+	id, pipelined, wait := s.effect, 0, false
+	for _, c := range s.outstanding() {
+		switch {
 		case c.kind == active:
 			id, wait = c.group, false
 		case c.kind.setup():
@@ -229,7 +229,7 @@ func (s *session) transfer(verb, arg []byte, torn bool, out *helpers.Result) {
 	}
 	c := command{kind: transfer}
 	switch {
-	case s.overflow > 0:
+	case s.overflows():
 	case wait && pipelined < maxPipelined:
 		c.name = s.keep(verb, arg, pipelined == 0)
 	case !wait && id != 0:
@@ -281,15 +281,16 @@ func mechanismOf(name []byte) mechanism {
 
 // push puts a command behind those that wait for their reply; false: there are too many.
 func (s *session) push(c command) bool {
-	full := len(s.queue) == maxOutstanding
+	q := s.send()
+	full := len(q.commands) == maxOutstanding
 	switch {
 	case s.loose && full: // replies were lost: the oldest was likely answered by one of them
 		s.pop(1)
-	case !s.loose && (full || s.overflow > 0):
-		s.overflow++ // it wraps after 4 Gi commands without a reply
+	case !s.loose && (full || q.overflow > 0):
+		q.overflow++ // it wraps after 4 Gi commands without a reply
 		return false
 	}
-	s.queue = append(s.queue, c)
+	q.commands = append(q.commands, c)
 	return true
 }
 
@@ -302,12 +303,14 @@ func (s *session) pushWhole(c command, torn bool) {
 
 // pop takes the n oldest commands out.
 func (s *session) pop(n int) {
-	for _, c := range s.queue[:n] {
+	waiting := s.outstanding()
+	for _, c := range waiting[:n] {
 		if g := s.byID(c.group); c.kind == active && g != nil {
 			g.asks--
 		}
 	}
-	s.queue = s.queue[:copy(s.queue, s.queue[n:])]
+	s.sent.commands = waiting[:copy(waiting, waiting[n:])]
+	s.rest()
 	reply := &s.dirs[helpers.Reply]
 	reply.known = uint8(max(0, int(reply.known)-n))
 }

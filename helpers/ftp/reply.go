@@ -108,7 +108,7 @@ func (s *session) answer(seg *helpers.Segment, off int, line, b []byte, index []
 	case restart: // RFC 959, section 4.1.1: as after the greeting
 		if done {
 			s.epsvAll = false
-			s.unlink()
+			s.effect = 0
 			if !s.loose {
 				s.drop(out, superseded)
 			}
@@ -121,7 +121,7 @@ func (s *session) take(code int) (c command, known bool) {
 	reply := &s.dirs[helpers.Reply]
 	if s.loose {
 		if _, _, ok := opening(code); ok {
-			for i, c := range s.queue[:reply.known] {
+			for i, c := range s.outstanding()[:reply.known] {
 				if opens(c.kind, code) {
 					s.pop(i + 1)
 					return c, true
@@ -131,7 +131,7 @@ func (s *session) take(code int) (c command, known bool) {
 		}
 	}
 	for reply.known > 0 {
-		c = s.queue[0]
+		c = s.sent.commands[0]
 		switch fits(c.kind, code) {
 		case answers:
 			s.pop(1)
@@ -142,8 +142,9 @@ func (s *session) take(code int) (c command, known bool) {
 			return command{}, false
 		}
 	}
-	if len(s.queue) == 0 && s.overflow > 0 {
-		s.overflow--
+	if len(s.outstanding()) == 0 && s.overflows() {
+		s.sent.overflow--
+		s.rest()
 	}
 	return command{}, false
 }
@@ -223,27 +224,20 @@ func (s *session) opened(seg *helpers.Segment, off int, line, b []byte, index []
 		return
 	}
 	g := s.announce(seg, e.to, note, site{form: f, start: off, end: off + len(line)}, out)
-	id := g.id // accept moves g in the list
 	s.accept(g, out)
-	for i := range s.queue { // transfers that were sent with the command
-		c := &s.queue[i]
+	waiting := s.outstanding()
+	for i := range waiting { // transfers that were sent with the command
+		c := &waiting[i]
 		if c.kind.setup() {
 			break
 		}
 		if c.name > 0 {
 			out.Notes = append(out.Notes, helpers.Note{
-				Group: id.group(),
+				Group: g.id.group(),
 				Text:  string(s.desk.text(c.name)),
 			})
 			c.name = 0
 		}
-	}
-}
-
-// unlink says that transfers use nothing that was announced.
-func (s *session) unlink() {
-	if s.books != nil {
-		s.books.effect = 0
 	}
 }
 
@@ -253,7 +247,7 @@ func (s *session) settle(id groupID, done bool, out *helpers.Result) {
 	switch {
 	case id == 0 && done && !s.loose:
 		// The server agreed to what was refused here: transfers go elsewhere.
-		s.unlink()
+		s.effect = 0
 		s.drop(out, superseded)
 	case g == nil:
 	case done:
@@ -272,7 +266,7 @@ func (s *session) countable(code int) bool {
 	if s.blind && !reply.early {
 		return true
 	}
-	for _, c := range s.queue[:reply.known] {
+	for _, c := range s.outstanding()[:reply.known] {
 		if opens(c.kind, code) {
 			return true
 		}

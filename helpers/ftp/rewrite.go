@@ -19,7 +19,7 @@ func (s *session) hold(seg *helpers.Segment, off int) int {
 	if len(line) > maxAnnouncement {
 		return 0
 	}
-	s.steps += len(line)
+	s.steps += uint32(len(line))
 	b, index := s.strip(line)
 	at := len(b)
 	if seg.Dir == helpers.Original {

@@ -22,7 +22,7 @@ const (
 )
 
 // A session follows one control connection. Its size is bounded by the constants above. There may be a million, most of
-// them idle: numbers are as small as their bounds, and what few of them need is in books.
+// them idle: numbers are as small as their bounds, and what it has for a while only is taken from desks.
 type session struct {
 	dirs  [2]direction // by helpers.Dir
 	greet greeting
@@ -33,21 +33,20 @@ type session struct {
 	toldTLS      bool   // the note about encryption was given
 	multi        uint16 // code of the reply whose last line is still to come; 0: between replies
 
-	overflow uint32    // further commands behind a full queue
-	queue    []command // sent and not answered, oldest first
-
-	steps int    // see Steps
-	desk  *desk  // that of all.none: nothing of it
-	books *books // nil: nothing of it
+	steps  uint32  // see Steps
+	last   groupID // of the latest announcement
+	effect groupID // that a transfer uses now, as the replies tell; 0: none known
+	groups *group  // announced and not known to be dead, oldest first
+	sent   *queue  // nil: nothing of it
+	desk   *desk   // that of all.none: nothing of it
 }
 
 func newSession(all *desks) *session { return &session{desk: &all.none} }
 
-// books are what a session has once it announced something.
-type books struct {
-	groups []group // announced and not known to be dead, oldest first
-	last   groupID // of the latest announcement
-	effect groupID // that a transfer uses now, as the replies tell; 0: none known
+// queue is what the client has sent and the server has not answered.
+type queue struct {
+	commands []command // oldest first
+	overflow uint32    // further ones behind a full queue
 }
 
 // groupID is a Group.ID of a session; 0: none. It wraps when nobody remembers the early ones any more.
@@ -59,7 +58,7 @@ func (id groupID) group() helpers.Group { return helpers.Group{ID: uint64(id)} }
 type desk struct {
 	all *desks
 
-	names []byte // notes of the commands in queue
+	names []byte // notes of the commands that were sent
 	parts []part // of names, each a note
 
 	// Of the present call only.
@@ -69,12 +68,31 @@ type desk struct {
 	index []uint16 // of each byte of plain, and of its end, the place in the line
 }
 
-// open gives the session books.
-func (s *session) open() *books {
-	if s.books == nil {
-		s.books = &books{}
+// outstanding are the commands that wait for their reply.
+func (s *session) outstanding() []command {
+	if s.sent == nil {
+		return nil
 	}
-	return s.books
+	return s.sent.commands
+}
+
+// overflows tells whether more commands wait than the queue holds.
+func (s *session) overflows() bool { return s.sent != nil && s.sent.overflow > 0 }
+
+// send gives the session a queue.
+func (s *session) send() *queue {
+	if s.sent == nil {
+		s.sent = s.desk.all.queues.Take()
+	}
+	return s.sent
+}
+
+// rest gives the queue back if nothing waits.
+func (s *session) rest() {
+	if q := s.sent; q != nil && len(q.commands) == 0 && q.overflow == 0 {
+		s.sent = nil
+		s.desk.all.queues.Give(q)
+	}
 }
 
 // work gives the session a desk.
@@ -95,21 +113,24 @@ func (s *session) tidy() {
 	}
 	d := s.desk
 	d.sites, d.first = d.sites[:0], nil
-	if !slices.ContainsFunc(s.queue, func(c command) bool { return c.name > 0 }) {
+	if !slices.ContainsFunc(s.outstanding(), func(c command) bool { return c.name > 0 }) {
 		d.names, d.parts = d.names[:0], d.parts[:0]
 		s.desk = &d.all.none
 		d.all.free.Give(d)
 	}
 }
 
-// desks are those that no session needs.
+// desks are what no session needs at the moment.
 type desks struct {
-	none desk // stands for no desk: a session then needs no other pointer to what all share
-	free freelist.List[desk]
+	none   desk // stands for no desk: a session then needs no other pointer to what all share
+	free   freelist.List[desk]
+	queues freelist.List[queue]
+	groups freelist.List[group]
 }
 
 func newDesks() *desks {
-	all := &desks{free: freelist.List[desk]{Most: maxFree}}
+	all := &desks{}
+	all.free.Most, all.queues.Most, all.groups.Most = maxFree, maxFree, maxFree
 	all.none.all = all
 	return all
 }
@@ -122,21 +143,6 @@ func (all *desks) take() *desk {
 
 // first is what Inspect returns.
 func (s *session) first() error { return s.desk.first }
-
-// effect is the group that a transfer uses now; 0: none known.
-func (s *session) effect() groupID {
-	if s.books == nil {
-		return 0
-	}
-	return s.books.effect
-}
-
-func (s *session) groups() []group {
-	if s.books == nil {
-		return nil
-	}
-	return s.books.groups
-}
 
 // direction is the state of one side's stream.
 type direction struct {
@@ -157,7 +163,7 @@ type direction struct {
 // begin notes what is known.
 func (s *session) begin(d *direction) {
 	if !d.begun {
-		d.begun, d.known, d.early = true, uint8(len(s.queue)), s.greet == silent
+		d.begun, d.known, d.early = true, uint8(len(s.outstanding())), s.greet == silent
 	}
 }
 
@@ -179,9 +185,10 @@ const (
 	greeted
 )
 
-// group is an announcement and what is known of it. It has 24 bytes, one of Go's sizes: each flow that has announced
+// group is an announcement and what is known of it. It has 32 bytes, one of Go's sizes: each flow that has announced
 // something keeps one.
 type group struct {
+	next *group
 	id   groupID
 	addr [16]byte
 	port uint16
@@ -282,7 +289,7 @@ loop:
 }
 
 // Steps counts the bytes that were looked at, again and again if they were looked at again: what bounds the work.
-func (s *session) Steps() int { return s.steps }
+func (s *session) Steps() int { return int(s.steps) }
 
 // Close implements helpers.Session. The engine cancels what the flow leaves behind.
 func (s *session) Close(helpers.FlowID, *helpers.Result) {}
@@ -294,10 +301,10 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	from := min(int(d.scanned), len(rest))
 	n := bytes.IndexByte(rest[from:], '\n')
 	if n >= 0 {
-		s.steps += n + 1
+		s.steps += uint32(n + 1)
 		n += from + 1
 	} else {
-		s.steps += len(rest) - from
+		s.steps += uint32(len(rest) - from)
 	}
 	s.begin(d)
 	if n < 0 && len(rest) < maxLine {
@@ -313,7 +320,7 @@ func (s *session) line(seg *helpers.Segment, off int, out *helpers.Result) int {
 	} else {
 		start = rest[:n]
 	}
-	s.steps += len(start)
+	s.steps += uint32(len(start))
 	was := s.first()
 	if seg.Dir == helpers.Original {
 		s.readCommand(seg, off, start, torn, out)
@@ -341,7 +348,11 @@ func (d *direction) skip(b []byte) int {
 func (s *session) lost(dir helpers.Dir) {
 	d := &s.dirs[dir]
 	*d = direction{mode: d.mode, torn: true}
-	s.loose, s.overflow = true, 0
+	s.loose = true
+	if s.overflows() {
+		s.sent.overflow = 0
+		s.rest()
+	}
 	if dir == helpers.Original {
 		s.blind = true
 		s.dirs[helpers.Reply].early = true
@@ -368,25 +379,22 @@ func (s *session) lock(dir helpers.Dir, why string) {
 
 // clear forgets the commands that wait for their reply.
 func (s *session) clear() {
-	s.pop(len(s.queue))
-	s.overflow = 0
+	if s.sent != nil {
+		s.sent.overflow = 0
+		s.pop(len(s.sent.commands))
+	}
 }
 
 // announce appends an expectation, of an old group if the end point is one that is announced already.
 func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string, at site, out *helpers.Result) *group {
-	b := s.open()
 	fresh := newGroup(0, seg.Dir, to)
 	g := s.find(fresh.names)
 	if g == nil {
-		if len(b.groups) == maxGroups {
-			b.groups = append(b.groups[:0], b.groups[1:]...)
+		if s.last++; s.last == 0 {
+			s.last++
 		}
-		if b.last++; b.last == 0 {
-			b.last++
-		}
-		fresh.id = b.last
-		b.groups = append(b.groups, fresh)
-		g = &b.groups[len(b.groups)-1]
+		fresh.id = s.last
+		g = s.add(&fresh)
 	}
 	at.expect = len(out.Expect)
 	work := s.work()
@@ -402,11 +410,31 @@ func (s *session) announce(seg *helpers.Segment, to netip.AddrPort, note string,
 	return g
 }
 
+// add puts a group behind all others, of which the oldest may have to go.
+func (s *session) add(like *group) *group {
+	at, n := &s.groups, 0
+	for *at != nil {
+		at, n = &(*at).next, n+1
+	}
+	g := s.desk.all.groups.Take()
+	*g = *like
+	if *at = g; n == maxGroups {
+		s.remove(&s.groups)
+	}
+	return g
+}
+
+// remove takes the group at a place of the list out.
+func (s *session) remove(at **group) {
+	g := *at
+	*at = g.next
+	s.desk.all.groups.Give(g)
+}
+
 func (s *session) find(is func(*group) bool) *group {
-	groups := s.groups()
-	for i := range groups {
-		if is(&groups[i]) {
-			return &groups[i]
+	for g := s.groups; g != nil; g = g.next {
+		if is(g) {
+			return g
 		}
 	}
 	return nil
@@ -420,10 +448,9 @@ func (s *session) byID(id groupID) *group {
 // commands, every transfer of an end point agreed upon earlier is over, and none can follow.
 func (s *session) accept(g *group, out *helpers.Result) {
 	g.is |= accepted
-	s.books.effect = g.id
+	s.effect = g.id
 	if !s.loose {
-		keep := g.id // drop moves g in the list
-		s.drop(out, func(o *group) bool { return o.id != keep && superseded(o) })
+		s.drop(out, func(o *group) bool { return o != g && superseded(o) })
 	}
 }
 
@@ -432,16 +459,13 @@ func superseded(g *group) bool { return g.is&accepted != 0 && g.asks == 0 }
 
 // drop cancels and forgets groups.
 func (s *session) drop(out *helpers.Result, dead func(*group) bool) {
-	groups := s.groups()
-	kept := groups[:0]
-	for i := range groups {
-		if g := &groups[i]; dead(g) {
-			out.Cancel = append(out.Cancel, g.id.group())
-		} else {
-			kept = append(kept, *g)
+	for at := &s.groups; *at != nil; {
+		g := *at
+		if !dead(g) {
+			at = &g.next
+			continue
 		}
-	}
-	if s.books != nil {
-		s.books.groups = kept
+		out.Cancel = append(out.Cancel, g.id.group())
+		s.remove(at)
 	}
 }

@@ -21,23 +21,27 @@ func (s *session) AppendBinary(b []byte) ([]byte, error) {
 		b = binary.AppendUvarint(b, uint64(d.known))
 		b = binary.AppendUvarint(b, uint64(d.scanned))
 	}
-	b = binary.AppendUvarint(b, uint64(s.multi))
-	b = binary.AppendUvarint(b, uint64(s.overflow))
-	var books books
-	if s.books != nil {
-		books = *s.books
+	var sent queue
+	if s.sent != nil {
+		sent = *s.sent
 	}
-	b = binary.AppendUvarint(b, uint64(books.last))
-	b = binary.AppendUvarint(b, uint64(books.effect))
-	b = binary.AppendUvarint(b, uint64(len(s.queue)))
-	for _, c := range s.queue {
+	b = binary.AppendUvarint(b, uint64(s.multi))
+	b = binary.AppendUvarint(b, uint64(sent.overflow))
+	b = binary.AppendUvarint(b, uint64(s.last))
+	b = binary.AppendUvarint(b, uint64(s.effect))
+	b = binary.AppendUvarint(b, uint64(len(sent.commands)))
+	for _, c := range sent.commands {
 		b = append(b, byte(c.kind))
 		b = binary.AppendUvarint(b, uint64(c.group))
 		b = snapshot.AppendBytes(b, s.desk.text(c.name))
 		b = snapshot.AppendBytes(b, []byte(c.how.String()))
 	}
-	b = binary.AppendUvarint(b, uint64(len(books.groups)))
-	for _, g := range books.groups {
+	groups := 0
+	for g := s.groups; g != nil; g = g.next {
+		groups++
+	}
+	b = binary.AppendUvarint(b, uint64(groups))
+	for g := s.groups; g != nil; g = g.next {
 		b = binary.AppendUvarint(b, uint64(g.id))
 		b = append(b, byte(g.owner()), snapshot.Flags(g.is&accepted != 0))
 		b = binary.AppendUvarint(b, uint64(g.asks))
@@ -67,17 +71,19 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 		d.scanned = uint16(r.Number(maxLine))
 	}
 	s.multi = uint16(r.Number(699))
-	s.overflow = uint32(r.Number(1<<32 - 1))
-	var books books
+	if n := uint32(r.Number(1<<32 - 1)); n > 0 {
+		s.send().overflow = n
+	}
 	id := func() groupID { return groupID(r.Number(1<<32 - 1)) }
-	books.last, books.effect = id(), id()
+	s.last, s.effect = id(), id()
 	for range r.Number(maxOutstanding) {
 		c := command{kind: kind(r.Number(uint64(kinds - 1))), group: id()}
 		if name := r.Bytes(maxNote); len(name) > 0 {
 			c.name = s.work().add(func(b []byte) []byte { return append(b, name...) })
 		}
 		c.how = mechanismOf(r.Bytes(maxVerb))
-		s.queue = append(s.queue, c)
+		sent := s.send()
+		sent.commands = append(sent.commands, c)
 	}
 	for range r.Number(maxGroups) {
 		name, owner := id(), helpers.Dir(r.Number(1))
@@ -91,13 +97,10 @@ func restore(state []byte, shared *desks) (helpers.Session, error) {
 		if agreed {
 			g.is |= accepted
 		}
-		books.groups = append(books.groups, g)
-	}
-	if books.last > 0 || len(books.groups) > 0 {
-		s.books = &books
+		s.add(&g)
 	}
 	reply := &s.dirs[helpers.Reply]
-	r.Check(!reply.begun || int(reply.known) <= len(s.queue))
+	r.Check(!reply.begun || int(reply.known) <= len(s.outstanding()))
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("ftp: %w", err)
 	}

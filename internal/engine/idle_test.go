@@ -20,7 +20,7 @@ func TestIdleFlowMemory(t *testing.T) {
 	}{
 		{"plain", false, login, 350}, {"NAT", true, login, 400},
 		{"plain, after a transfer", false, slices.Concat(login, listing), 400},
-		{"NAT, after a transfer", true, slices.Concat(login, listing), 460},
+		{"NAT, after a transfer", true, slices.Concat(login, listing), 400},
 	} {
 		c := newClients(t, tt.nat, tt.dialogue)
 		c.run(0, 1) // what the engine needs once

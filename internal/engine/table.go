@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	blockLen   = 512 // flows whose memory is taken at once
+	blockLen   = 1024 // flows whose memory is taken at once: whole pages, so nothing is lost between two blocks
 	minSlots   = 64
 	candidates = 64 // flows that are compared when one has to go
 )
