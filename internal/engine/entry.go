@@ -218,6 +218,7 @@ func (e *Engine) cancel(of *session, g helpers.Group, why Reason) {
 	}
 	for _, s := range slices.Collect(of.family()) {
 		all := slices.Collect(e.grouped(s, g)) // the newest first
+		e.fetchEntries(all)
 		for _, x := range slices.Backward(all) {
 			if x.pending {
 				e.cancelEntry(x, why)

@@ -128,19 +128,22 @@ func (t *entries) link(way int, x *entry) {
 		ix.grow(way)
 	}
 	l.hash, x.part = t.hash(way, x), x.said.Group.Part
-	at := &ix.slots[l.hash&uint64(len(ix.slots)-1)]
+	at := ix.slot(l.hash)
 	l.next, *at = *at, x
 }
 
 func (t *entries) unlink(way int, x *entry) {
 	ix, l := &t.indexes[way], &x.links[way]
-	at := &ix.slots[l.hash&uint64(len(ix.slots)-1)]
+	at := ix.slot(l.hash)
 	for *at != x {
 		at = &(*at).links[way].next
 	}
 	*at, l.next = l.next, nil
 	ix.count--
 }
+
+// slot is where the list of a name begins.
+func (ix *index) slot(hash uint64) **entry { return &ix.slots[hash&uint64(len(ix.slots)-1)] }
 
 // grow doubles the slots. Each list becomes two, in the same order.
 func (ix *index) grow(way int) {
@@ -160,8 +163,7 @@ func (ix *index) grow(way int) {
 
 // first is the newest of the entries with a name; nil: there is none.
 func (t *entries) first(way int, hash uint64) *entry {
-	ix := &t.indexes[way]
-	return ix.slots[hash&uint64(len(ix.slots)-1)].named(way, hash)
+	return (*t.indexes[way].slot(hash)).named(way, hash)
 }
 
 // next is the one behind it.
