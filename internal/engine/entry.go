@@ -182,8 +182,8 @@ func (e *Engine) reclaim() {
 	e.spent = e.spent[:0]
 }
 
-// known is the entry of the same end point: of the same group, and if it is a registration that is a group of its own, which
-// every later one replaces, of any.
+// known is the entry of the same end point: of the same group, and if it is a registration that is a group of its own,
+// which every later one replaces, of any.
 func (e *Engine) known(x *entry) *entry {
 	var found *entry
 	s := x.session
