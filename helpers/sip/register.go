@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/helpers"
@@ -102,6 +103,11 @@ func (c *call) contact(end endPoint) *part {
 	return nil
 }
 
+// hasPort tells whether a part has the port of an end point.
+func (c *call) hasPort(end endPoint) bool {
+	return slices.ContainsFunc(c.parts, func(p part) bool { return p.to.Port() == end.to.Port() && p.transport == end.transport })
+}
+
 // registration is the announcement of a contact.
 func (s *session) registration(f *helpers.Flow, c *call, p *part) helpers.Expectation {
 	owner := dirOf(f, p.owner)
@@ -161,6 +167,7 @@ func (c *call) grant(seg *helpers.Segment, m *message, p *part, clears bool, byD
 		case ok && end == p.end():
 			return first(x.expires, m.expires, int(p.asked), byDefault)
 		case !ok || withdrawn || tagOf(x.user.of(seg.Data)) != p.of || c.contact(end) != nil:
+		case end.to.Addr() == outside && p.to.Port() != end.to.Port() && c.hasPort(end): // most NATs keep ports
 		case !listed || end.to.Addr() == outside:
 			listed, granted = true, x.expires
 		}

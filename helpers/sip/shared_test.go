@@ -195,3 +195,22 @@ func TestTwoLines(t *testing.T) {
 		}
 	}
 }
+
+// A telephone that learns the port of its connection registers that in the place of the other one: as the registrar lists it
+// alone, in the words of which side ever, the first one is closed.
+func TestOtherContact(t *testing.T) {
+	for _, s := range []site{{name: "routed"}, {name: "SNAT", snat: true}} {
+		w := newFirewall(t, options(false))
+		k := w.connect(s.conn(helpers.TCP, 0))
+		own, seen := k.conn.Orig.Src.Addr(), k.conn.Reply.Dst.Addr()
+		const text = "%s\r\nVia: SIP/2.0/TCP %v;branch=z9hG4bK%d\r\nFrom: <sip:a@b.example>;tag=a\r\nTo: sip:a@b.example\r\n" +
+			"Call-ID: r\r\nCSeq: %[3]d REGISTER\r\nContact: <sip:a@%[2]v:%[4]d;transport=tcp>\r\nExpires: 600\r\nContent-Length: 0\r\n\r\n"
+		for i, port := range []int{5070, 49448} {
+			k.say(0, fmt.Appendf(nil, text, "REGISTER sip:b.example SIP/2.0", own, i, port))
+			k.say(1, fmt.Appendf(nil, text, "SIP/2.0 200 OK", seen, i, port))
+			if at := netip.AddrPortFrom(seen, uint16(port)); len(w.placed) != 1 || len(w.froms(at.String())) != 1 {
+				t.Errorf("%s, contact %v: open is %v", s.name, at, w.placed)
+			}
+		}
+	}
+}
