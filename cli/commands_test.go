@@ -79,6 +79,7 @@ func TestCommands(t *testing.T) {
 		{"cthelper count -f ipv6", 0, "1\n", ""},
 		{"cthelper count --dport 1-100", 0, "5\n", ""},
 		{"cthelper count --explain -m 7", 0, "tested by the kernel   mark", ""},
+		{"cthelper delete -p tcp --dport 22 --where 'bytes > 3' --explain", 0, "deleted                in batches", ""},
 		{"cthelper get -p tcp -s fd00::1 -d fd00::2 --sport 1000 --dport 22 -o conntrack", 0, "src=fd00::1", ""},
 		{"cthelper get -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 22", 1, "", "no such connection"},
 		{"cthelper get -p tcp", 2, "", "needs --src and --dst|Try 'cthelper get --help'"},
@@ -224,6 +225,12 @@ chmod +x $T/note
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in\n%s%s", want, stdout, stderr)
 		}
+	}
+	// The root of a container has no say over the size of a socket's buffer.
+	_, stdout, stderr = run("cat > $T/inside <<'END'\n" + watching("cthelper watch -e NEW --count 1 -o json", happens) +
+		"\nEND\nunshare -Urn sh $T/inside")
+	if strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "10.5.0.1") {
+		t.Errorf("in a user namespace:\n%s%s", stdout, stderr)
 	}
 	_, _, stderr = run(watching("cthelper watch --count 1 --exec false", happens))
 	if !strings.Contains(stderr, "failed 1 times, at first: exit status 1") {

@@ -10,7 +10,8 @@ type Plan struct {
 	Requests int   // walks through the table for a list: a tuple is of one family, so both need two
 	Kernel   Parts // the kernel tests these
 	Here     Parts // these are tested here
-	Delete   bool  // from now on DeleteAll has the kernel delete all at once
+	Delete   bool  // from now on DeleteAll has the kernel delete many at once
+	Unasked  bool  // it would have without Plan
 }
 
 // Plan says how f is carried out by this kernel. What is not sure is tried in a network namespace of its own, which needs
@@ -27,8 +28,9 @@ func (t *Table) Plan(f *Filter) Plan {
 			}
 		}
 	}
+	unasked := t.shown(f) // before there is a trial of more
 	return Plan{
-		Requests: len(f.requests(kernel)), Kernel: kernel, Here: f.parts() &^ kernel, Delete: t.deleted(f),
+		Requests: len(f.requests(kernel)), Kernel: kernel, Here: f.parts() &^ kernel, Delete: t.deleted(f), Unasked: unasked,
 	}
 }
 

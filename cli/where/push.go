@@ -451,6 +451,10 @@ func (e *Expr) Explain(p flows.Plan) string {
 		line("interpreted here", e.rest)
 	}
 	line("passes over the table", strconv.Itoa(p.Requests))
-	line("deleted", "in batches, with one message for each connection")
+	deleted := "in batches, with one message for each connection"
+	if p.Unasked {
+		deleted = "many by the kernel alone, a few " + deleted
+	}
+	line("deleted", deleted)
 	return b.String()
 }

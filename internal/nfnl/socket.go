@@ -58,9 +58,13 @@ func openSocket() (*socket, error) {
 	return s, nil
 }
 
-// readBuffer sets how many bytes may wait in the socket.
+// readBuffer sets how many bytes may wait in the socket. To the root of a container they are at most net.core.rmem_max.
 func (s *socket) readBuffer(n int) error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n))
+	err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n)
+	if err == unix.EPERM {
+		err = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+	}
+	return os.NewSyscallError("setsockopt", err)
 }
 
 // close gives the descriptor back. Its number may become another file's, which later calls must not meet.
