@@ -105,7 +105,9 @@ func (c *call) contact(end endPoint) *part {
 
 // hasPort tells whether a part has the port of an end point.
 func (c *call) hasPort(end endPoint) bool {
-	return slices.ContainsFunc(c.parts, func(p part) bool { return p.to.Port() == end.to.Port() && p.transport == end.transport })
+	return slices.ContainsFunc(c.parts, func(p part) bool {
+		return p.to.Port() == end.to.Port() && p.transport == end.transport
+	})
 }
 
 // registration is the announcement of a contact.
