@@ -195,7 +195,7 @@ func (e *Engine) overtake(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		end := seq + uint32(len(data))
 		if far := ahead(end, d.next); far >= 0 && far < window {
 			if v.Flags()&packet.FIN != 0 && !d.finished {
-				d.fin, d.finished = end, true
+				e.setFIN(f, dir, end)
 			}
 			e.keep(f, dir, chunk{seq: seq, ack: v.Ack(), acks: v.Flags()&packet.ACK != 0, data: data})
 			d.release(end)

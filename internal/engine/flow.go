@@ -69,7 +69,7 @@ func (e *Engine) more(f *flow) *extra {
 func (e *Engine) slim(f *flow) {
 	x := f.extra
 	if x == nil || x.announced != nil || len(x.wait) > 0 || x.timer.set() || f.cut() || !x.streams[0].empty() ||
-		!x.streams[1].empty() {
+		!x.streams[1].empty() || f.dirs[0].finished || f.dirs[1].finished {
 		return
 	}
 	f.extra = nil

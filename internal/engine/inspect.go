@@ -21,8 +21,10 @@ func (e *Engine) inspect(f *flow, dir helpers.Dir, data []byte, end bool) {
 		d.release(d.next)
 		return
 	}
-	if n := min(int(d.skip), len(data)); n > 0 {
-		data, d.skip = data[n:], d.skip-uint32(n)
+	if skip := f.skip(dir); skip > 0 {
+		n := min(int(skip), len(data))
+		data = data[n:]
+		e.setSkip(f, dir, skip-uint32(n))
 	}
 	if len(data) == 0 && !d.lost && !end {
 		d.release(d.next)
@@ -125,11 +127,12 @@ func (e *Engine) commit(j *job) {
 	}
 	if d.locked {
 		e.setKept(f, j.dir, nil)
-		d.skip, d.ended = 0, d.ended || j.seg.End
+		e.setSkip(f, j.dir, 0)
+		d.ended = d.ended || j.seg.End
 		d.release(d.next)
 		return
 	}
-	d.skip = uint32(j.out.Consumed - j.consumed)
+	e.setSkip(f, j.dir, uint32(j.out.Consumed-j.consumed))
 	rest := j.seg.Data[j.consumed:]
 	backlog := f.session.helper.Backlog
 	if backlog <= 0 {

@@ -162,8 +162,11 @@ func (f *flow) save() savedFlow {
 	for i := range f.dirs {
 		d, t := &f.dirs[i], &to.Dirs[i]
 		*t = savedDirection{
-			Next: d.next, Released: d.released, ISN: d.isn, FIN: d.fin, Skip: int(d.skip), Kept: f.kept(helpers.Dir(i)),
+			Next: d.next, Released: d.released, ISN: d.isn, Skip: int(f.skip(helpers.Dir(i))), Kept: f.kept(helpers.Dir(i)),
 			Known: d.known, Begun: d.begun, Lost: d.lost, Locked: d.locked, Finished: d.finished, Ended: d.ended,
+		}
+		if d.finished {
+			t.FIN = f.fin(helpers.Dir(i))
 		}
 		for _, c := range f.chunks(helpers.Dir(i)) {
 			t.Ahead = append(t.Ahead, savedChunk{c.seq, c.ack, c.acks, c.data})
@@ -352,9 +355,12 @@ func (e *loader) flow(from *savedFlow) error {
 		dir := helpers.Dir(i)
 		t, d := &from.Dirs[i], &f.dirs[i]
 		*d = direction{
-			next: t.Next, released: t.Released, isn: t.ISN, fin: t.FIN, skip: uint32(min(max(0, t.Skip), maxSkip)),
-			known: t.Known, begun: t.Begun, lost: t.Lost, locked: t.Locked, finished: t.Finished, ended: t.Ended,
-			resumed: true,
+			next: t.Next, released: t.Released, isn: t.ISN,
+			known: t.Known, begun: t.Begun, lost: t.Lost, locked: t.Locked, ended: t.Ended, resumed: true,
+		}
+		e.setSkip(f, dir, uint32(min(max(0, t.Skip), maxSkip)))
+		if t.Finished {
+			e.setFIN(f, dir, t.FIN)
 		}
 		e.setKept(f, dir, t.Kept)
 		for _, p := range t.Ahead {
@@ -364,7 +370,8 @@ func (e *loader) flow(from *savedFlow) error {
 		e.memory += cost(f.chunks(dir))
 		if s != nil && e.fresh[s.id] {
 			e.lose(f, dir)
-			d.skip, d.lost, f.late = 0, true, true
+			d.lost, f.late = true, true
+			e.setSkip(f, dir, 0)
 			d.release(d.next)
 		}
 		if f.nat == nil || t.Base == 0 && len(t.Steps) == 0 && c.Adjust[i] == (SeqAdjust{}) {

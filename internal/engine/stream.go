@@ -18,25 +18,26 @@ const maxChunks = 128
 type direction struct {
 	next     uint32 // the first byte that the session has not been given
 	released uint32 // under NAT: the first byte that may still be changed
-	isn, fin uint32
-	skip     uint32 // bytes behind next that the session does not want
-	copies   uint8  // of the bytes between released and next
-	known    bool   // next is valid
-	begun    bool   // isn is valid
-	lost     bool   // tell the session that bytes before next are lost
-	locked   bool   // foreign: the session is given nothing
-	finished bool   // fin is valid
-	ended    bool   // the session knows that fin was reached
-	resumed  bool   // loaded: what came before its next segment passed while nobody looked
+	isn      uint32
+	copies   uint8 // of the bytes between released and next
+	known    bool  // next is valid
+	begun    bool  // isn is valid
+	lost     bool  // tell the session that bytes before next are lost
+	locked   bool  // foreign: the session is given nothing
+	finished bool  // its stream's fin is valid
+	ended    bool  // the session knows that fin was reached
+	resumed  bool  // loaded: what came before its next segment passed while nobody looked
 }
 
-// stream is what is kept of a direction's bytes.
+// stream is what a direction has for a while.
 type stream struct {
 	kept  []byte  // the bytes before next that the session has not consumed
 	ahead []chunk // bytes behind a hole, in order
+	skip  uint32  // bytes behind next that the session does not want
+	fin   uint32  // where it ends
 }
 
-func (s *stream) empty() bool { return s.kept == nil && s.ahead == nil }
+func (s *stream) empty() bool { return s.kept == nil && s.ahead == nil && s.skip == 0 }
 
 // kept are the bytes of dir that the session has not consumed.
 func (f *flow) kept(dir helpers.Dir) []byte {
@@ -52,6 +53,28 @@ func (f *flow) chunks(dir helpers.Dir) []chunk {
 		return nil
 	}
 	return f.extra.streams[dir].ahead
+}
+
+// skip is how many bytes of dir behind next the session does not want.
+func (f *flow) skip(dir helpers.Dir) uint32 {
+	if f.extra == nil {
+		return 0
+	}
+	return f.extra.streams[dir].skip
+}
+
+func (e *Engine) setSkip(f *flow, dir helpers.Dir, n uint32) {
+	if n > 0 || f.extra != nil {
+		e.more(f).streams[dir].skip = n
+	}
+}
+
+// fin is where dir ends, if it is finished.
+func (f *flow) fin(dir helpers.Dir) uint32 { return f.extra.streams[dir].fin }
+
+func (e *Engine) setFIN(f *flow, dir helpers.Dir, at uint32) {
+	f.dirs[dir].finished = true
+	e.more(f).streams[dir].fin = at
 }
 
 // pieceCost is what a chunk takes beside its bytes: whoever sends single bytes must not take many times what is allowed.
@@ -131,7 +154,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 	w.bare = len(data) == 0 && flags&(packet.FIN|packet.SYN) == 0
 	w.behind = f.nat != nil && len(data) > 0 && ahead(seq, d.next) > 0
 	if flags&packet.FIN != 0 && !d.finished && ahead(w.end, d.next) >= 0 {
-		d.fin, d.finished = w.end, true
+		e.setFIN(f, dir, w.end)
 	}
 	e.cause.seq = seq
 	c := chunk{seq: seq, ack: v.Ack(), acks: flags&packet.ACK != 0, data: data}
@@ -361,7 +384,7 @@ func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
 		e.deliver(f, dir, &c)
 		return true
 	}
-	if d.finished && ahead(d.next, d.fin) >= 0 {
+	if d.finished && ahead(d.next, f.fin(dir)) >= 0 {
 		e.inspect(f, dir, nil, true)
 		return true
 	}
@@ -396,8 +419,8 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 		e.deliver(f, dir, &c)
 		return
 	}
-	if d.finished && ahead(to, d.fin) > 0 {
-		to = d.fin // the FIN itself has a number, too
+	if d.finished && ahead(to, f.fin(dir)) > 0 {
+		to = f.fin(dir) // the FIN itself has a number, too
 	}
 	if chunks := f.chunks(dir); len(chunks) > 0 && ahead(to, chunks[0].seq) > 0 {
 		to = chunks[0].seq
@@ -408,13 +431,15 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 		return
 	}
 	d.next, d.copies = to, 0
-	if n <= int(d.skip) {
-		d.skip -= uint32(n)
+	skip := f.skip(dir)
+	if n <= int(skip) {
+		e.setSkip(f, dir, skip-uint32(n))
 		d.release(d.next)
 		return
 	}
-	e.stats.Gaps += uint64(n) - uint64(d.skip)
-	d.skip, d.lost = 0, true
+	e.stats.Gaps += uint64(n) - uint64(skip)
+	d.lost = true
+	e.setSkip(f, dir, 0)
 	e.setKept(f, dir, nil)
 	e.heldOut(f, dir)
 	e.inspect(f, dir, nil, false)
@@ -424,8 +449,8 @@ func (e *Engine) reach(f *flow, dir helpers.Dir, to uint32) {
 func (e *Engine) deliver(f *flow, dir helpers.Dir, c *chunk) {
 	d := &f.dirs[dir]
 	data := c.data[-ahead(c.seq, d.next):]
-	if d.finished && ahead(d.fin, d.next) < len(data) {
-		data = data[:max(0, ahead(d.fin, d.next))] // nothing comes behind the end
+	if d.finished && ahead(f.fin(dir), d.next) < len(data) {
+		data = data[:max(0, ahead(f.fin(dir), d.next))] // nothing comes behind the end
 	}
 	d.copies = 0
 	e.inspect(f, dir, data, false)
