@@ -103,9 +103,9 @@ func (a *announcer) media(i int, answer bool) (full bool) {
 	case !line.Addr().IsValid():
 		a.s.fail(a.m.places[x.line].port.off, errHostName)
 		return false
-	case line.Addr().IsUnspecified(): // a hold as in RFC 2543: what was agreed upon stays
+	case line.Addr().IsUnspecified(): // a hold as in RFC 2543: what was agreed upon stays. Or only candidates count
 		a.keep(i)
-		return false
+		return a.candidates(i)
 	case line.Addr().IsMulticast():
 		return false
 	}
@@ -131,11 +131,7 @@ func (a *announcer) media(i int, answer bool) (full bool) {
 	case rtpMedia:
 		full = a.rtp(e, i, answer)
 	}
-	if a.s.all.ICE && x.ice && !full {
-		e.Note = say.candidate
-		full = a.candidates(e, i)
-	}
-	return full
+	return full || a.candidates(i)
 }
 
 // keep says that the sender's parts of line i are still what they were.
@@ -183,16 +179,20 @@ func (a *announcer) rtp(e helpers.Expectation, i int, answer bool) (full bool) {
 	return false
 }
 
-// candidates announces the sender's own and server-reflexive candidates of line i (RFC 8839). The checks come from
-// wherever the other side has candidates.
-func (a *announcer) candidates(e helpers.Expectation, i int) (full bool) {
+// candidates announces the sender's own and server-reflexive candidates of line i (RFC 8839), for anybody: checks also
+// come from addresses that only they bring to light (RFC 8445, section 7.3.1.3).
+func (a *announcer) candidates(i int) (full bool) {
+	if !a.s.all.ICE || !a.m.media[i].ice {
+		return false
+	}
+	e := helpers.Expectation{Owner: a.seg.Dir, Note: noteOf(a.m.media[i].name.of(a.seg.Data)).candidate}
 	for at := range a.m.places {
 		p := &a.m.places[at]
 		if p.kind != candidate || int(p.media) != i || !p.usable() || p.active ||
 			p.candidate != hostCandidate && p.candidate != reflexiveCandidate {
 			continue
 		}
-		e.From, e.To, e.Transport, e.Class, e.Paired = netip.AddrPort{}, p.addr, p.transport, classMedia, false
+		e.To, e.Transport, e.Class = p.addr, p.transport, classMedia
 		switch p.transport {
 		case helpers.TCP:
 			e.Class = classStream
@@ -328,7 +328,9 @@ func (a *announcer) offer() {
 			return false
 		}
 		x := &a.m.media[p.line]
-		return a.m.places[x.line].addr.Port() == 0 && !x.bundleOnly && !x.bundled || p.role == rtcpRole && x.mux
+		told := a.m.places[x.line].addr
+		return told.Port() == 0 && !x.bundleOnly && !x.bundled || p.role == rtcpRole && x.mux ||
+			p.role == candidateRole && !x.ice && !told.Addr().IsUnspecified() // else candidates may yet come (RFC 8840)
 	})
 	for i := range c.parts {
 		p := &c.parts[i]

@@ -92,7 +92,9 @@ func TestREADME(t *testing.T) {
 func TestReasons(t *testing.T) { helpertest.Reasons(t, `at byte \d+: `) }
 
 func FuzzSession(f *testing.F) {
-	udp, _ := both(f, defaults())
+	o := defaults()
+	o.ICE = true
+	udp, _ := both(f, o)
 	helpertest.Fuzz(f, udp, helpertest.Files(f, "testdata/*.txt")...)
 }
 
