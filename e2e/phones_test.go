@@ -76,7 +76,8 @@ const (
 	tellPort  = 4444
 )
 
-func (s *site) phone(ns *netnstest.NS, user string, own, proxy netip.Addr, t helpers.Transport, media int) *softphone {
+// phone starts one. account is what else its account says, as parameters.
+func (s *site) phone(ns *netnstest.NS, user string, own, proxy netip.Addr, t helpers.Transport, media int, account string) *softphone {
 	s.t.Helper()
 	folder := s.t.TempDir()
 	s.write(filepath.Join(folder, "tone.wav"), tone(30*time.Second))
@@ -88,6 +89,7 @@ audio_source aufile,%s/tone.wav
 rtp_ports %d-%d
 module_path %s/usr/lib/baresip/modules
 module g711.so
+module ice.so
 module aufile.so
 module aubridge.so
 module ctrl_tcp.so
@@ -95,15 +97,15 @@ module_tmp account.so
 module_app menu.so
 ctrl_tcp_listen 127.0.0.1:%d
 `, netip.AddrPortFrom(own, phonePort), folder, media, media+100, shared.servers, tellPort))
-	host := proxy.String()
+	host, only := proxy.String(), "-4"
 	if proxy.Is6() {
-		host = "[" + host + "]"
+		host, only = "["+host+"]", "-6"
 	}
-	s.write(filepath.Join(folder, "accounts"), fmt.Sprintf("<sip:%s@%s;transport=%s>;regint=600;answermode=auto;audio_codecs=PCMU\n",
-		user, host, t))
+	s.write(filepath.Join(folder, "accounts"), fmt.Sprintf("<sip:%s@%s;transport=%s>;regint=600;answermode=auto;audio_codecs=PCMU%s\n",
+		user, host, t, account))
 	s.write(filepath.Join(folder, "contacts"), "")
 	program, args := telephony("/usr/bin/baresip")
-	p := &softphone{start(s.t, ns, program, append(args, "-f", folder)...), ns}
+	p := &softphone{start(s.t, ns, program, append(args, only, "-f", folder)...), ns}
 	p.says("[1 binding]", 1)
 	return p
 }
@@ -161,28 +163,37 @@ func tone(d time.Duration) string {
 }
 
 // TestPhones: two phones call each other through a proxy at which they are registered, one of them behind the firewall.
-// The one outside calls when the flow of the registration is forgotten: what opens the way is the registration.
+// The one outside calls when the flow of the registration is forgotten: what opens the way is the registration. With ICE
+// they speak where their checks have met each other; without the daemon no check arrives.
 func TestPhones(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		nat       nat
 		family    family
 		transport helpers.Transport
+		ice       string
 	}{
-		{masquerade, ipv4, helpers.UDP}, {routed, ipv4, helpers.UDP}, {masquerade, ipv4, helpers.TCP}, {routed, ipv6, helpers.UDP},
-		{masquerade, ipv6, helpers.TCP},
+		{masquerade, ipv4, helpers.UDP, "plain"}, {routed, ipv4, helpers.UDP, "plain"},
+		{masquerade, ipv4, helpers.TCP, "plain"}, {routed, ipv6, helpers.UDP, "plain"},
+		{masquerade, ipv6, helpers.TCP, "plain"},
+		{masquerade, ipv4, helpers.UDP, "ice"}, {routed, ipv4, helpers.TCP, "ice"}, {routed, ipv6, helpers.UDP, "ice"},
+		{masquerade, ipv6, helpers.TCP, "ice"}, {masquerade, ipv4, helpers.TCP, "stun"},
 	} {
 		if *onlyPairs && row.nat == routed {
 			continue
 		}
-		t.Run(fmt.Sprintf("%s/%s/%s", row.nat, row.family, row.transport), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s/%s/%s/%s", row.nat, row.family, row.transport, row.ice), func(t *testing.T) {
 			t.Parallel()
 			s := newExchange(t, row.nat)
 			proxy := row.family.server()
 			s.proxy(proxy)
-			d := s.daemon()
-			bob := s.phone(s.server, "bob", proxy, proxy, row.transport, calledMedia)
-			alice := s.phone(s.client, "alice", row.family.client(), proxy, row.transport, callerMedia)
+			if row.ice == "stun" {
+				s.stun()
+			}
+			ice, account := row.ice != "plain", iceAccounts[row.ice]
+			d := s.daemon("--config", s.config(fmt.Sprintf("helpers: {sip: {ice: %t}}\n", ice)))
+			bob := s.phone(s.server, "bob", proxy, proxy, row.transport, calledMedia, account)
+			alice := s.phone(s.client, "alice", row.family.client(), proxy, row.transport, callerMedia, account)
 			for i, call := range []struct {
 				from *softphone
 				to   string
@@ -211,7 +222,11 @@ func TestPhones(t *testing.T) {
 			far, _ := heard(t, s.server)
 			alice.dial("bob", proxy, row.transport)
 			alice.says("Call established", 3)
-			until(t, "media are refused", func() bool { return s.counter("rejected") >= refused+20 })
+			few := 20
+			if ice { // checks are repeated more slowly than media
+				few = 4
+			}
+			until(t, "media are refused", func() bool { return s.counter("rejected") >= refused+few })
 			n, _ := heard(t, s.client)
 			if f, _ := heard(t, s.server); n > near || f > far {
 				t.Errorf("without the daemon %d packets of media passed", n-near+f-far)

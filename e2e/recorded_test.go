@@ -87,8 +87,8 @@ func TestSIPRecorded(t *testing.T) {
 func (s *site) comeAndGo(transport helpers.Transport) {
 	proxy := ipv4.server()
 	s.proxy(proxy)
-	bob := s.phone(s.server, "bob", proxy, proxy, transport, calledMedia)
-	alice := s.phone(s.client, "alice", ipv4.client(), proxy, transport, callerMedia)
+	bob := s.phone(s.server, "bob", proxy, proxy, transport, calledMedia, iceAccounts["plain"])
+	alice := s.phone(s.client, "alice", ipv4.client(), proxy, transport, callerMedia, iceAccounts["plain"])
 	for i, from := range []*softphone{alice, bob} {
 		before, _ := heard(s.t, s.client)
 		from.dial([]string{"bob", "alice"}[i], proxy, transport)

@@ -21,14 +21,14 @@ func newExchange(t *testing.T, n nat) *site {
 	return s
 }
 
-// countMedia counts what comes to media ports, and to how many of them.
+// countMedia counts what comes to media ports, and to how many of them, but for STUN (whose first two bits are 0).
 func countMedia(ns *netnstest.NS) {
 	ns.Run("nft", `table inet media {
 	counter heard { }
 	set ports { type inet_service; flags dynamic; size 65535; }
 	chain input {
 		type filter hook input priority 0
-		udp dport 20000-39999 counter name heard add @ports { udp dport }
+		udp dport 20000-39999 @th,64,2 != 0 counter name heard add @ports { udp dport }
 	}
 }`)
 }
