@@ -39,6 +39,8 @@ type endPoint struct {
 	form form
 	n    int              // numbers, in the short and long form
 	num  [maxNumbers]span // of the short and long form: each number
+	val  [maxNumbers]byte // its value
+	over bool             // a number is over 255
 	host span             // of the extended form: the address. Of the others: the indexes of its numbers
 	port span             // likewise, the port
 }
@@ -49,13 +51,16 @@ func blank(c byte) bool { return c == ' ' || c == '\t' }
 // list reads the numbers with commas between them that begin at the digit b[i], and returns their end. Blanks may stand
 // around a comma: the scanf of servers and clients allows it.
 func (e *endPoint) list(b []byte, i int) int {
-	for e.n = 0; ; {
-		start := i
-		for i < len(b) && digit(b[i]) {
-			i++
+	for e.n, e.over = 0, false; ; {
+		start, v := i, 0
+		for ; i < len(b) && digit(b[i]); i++ {
+			if i < start+4 {
+				v = v*10 + int(b[i]-'0')
+			}
 		}
 		if e.n < maxNumbers {
-			e.num[e.n] = span{start, i}
+			e.num[e.n], e.val[e.n] = span{start, i}, byte(v)
+			e.over = e.over || v > 255 || i > start+3
 			e.n++
 		}
 		next := i
@@ -77,18 +82,9 @@ func (e *endPoint) list(b []byte, i int) int {
 }
 
 // decode makes an address of the numbers of the short or long form.
-func (e *endPoint) decode(b []byte, f form) error {
+func (e *endPoint) decode(f form) error {
 	e.form = f
-	var v [maxNumbers]byte
-	over := false
-	for i, s := range e.num[:e.n] {
-		n := 0
-		for _, c := range b[s.off:min(s.end, s.off+4)] {
-			n = n*10 + int(c-'0')
-		}
-		over = over || n > 255 || s.end-s.off > 3
-		v[i] = byte(n)
-	}
+	v := &e.val
 	switch {
 	case f == short && e.n == 6:
 		e.host, e.port = span{0, 4}, span{4, 6}
@@ -101,7 +97,7 @@ func (e *endPoint) decode(b []byte, f form) error {
 	default:
 		return errSyntax
 	}
-	if over {
+	if e.over {
 		return errNumber
 	}
 	addr, _ := netip.AddrFromSlice(v[e.host.off:e.host.end])
@@ -128,7 +124,7 @@ func (e *endPoint) argument(b []byte, i int, f form) error {
 	if !digit(b[i]) || e.list(b, i) != end {
 		return errSyntax
 	}
-	return e.decode(b, f)
+	return e.decode(f)
 }
 
 // delimited reads the argument of EPRT: its first byte is the delimiter.
@@ -199,7 +195,7 @@ func (e *endPoint) search(b []byte, i int, f form) error {
 		i = e.list(b, i)
 		switch {
 		case f == short && e.n == 6, f == long && (e.n == 9 || e.n == 21):
-			return e.decode(b, f)
+			return e.decode(f)
 		case e.n > 1:
 			err = errSyntax
 		}
