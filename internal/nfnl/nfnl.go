@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -200,25 +201,35 @@ func (t *Tuple) parseAny(b []byte) (zone uint16, err error) {
 // complete tells whether it has its addresses.
 func (t *Tuple) complete() bool { return t.Src.IsValid() && t.Dst.IsValid() }
 
+// header is struct nlattr.
+type header struct{ length, typ uint16 }
+
+// ipv4Tuple is the tuple of an IPv4 connection with ports as an attribute. Values of less than 4 bytes are filled up.
+type ipv4Tuple struct {
+	tuple, ip, src header
+	srcAddr        [4]byte
+	dst            header
+	dstAddr        [4]byte
+	l4, num        header
+	proto          [4]byte
+	srcPort        header
+	srcValue       [4]byte
+	dstPort        header
+	dstValue       [4]byte
+}
+
 // putIPv4 is putAny of an IPv4 connection with ports: most are.
 func (t *Tuple) putIPv4(b []byte, typ uint16) []byte {
-	const nested = unix.NLA_F_NESTED
-	b = append(b, make([]byte, unix.SizeofNlAttr+ipv4TupleLen)...)
-	x := b[len(b)-unix.SizeofNlAttr-ipv4TupleLen:]
-	putHeader(x, typ|nested, ipv4TupleLen)
-	x = x[unix.SizeofNlAttr:]
-	putHeader(x, ctaTupleIP|nested, 16)
-	putHeader(x[4:], ctaIPv4Src, 4)
-	*(*[4]byte)(x[8:]) = t.Src.As4()
-	putHeader(x[12:], ctaIPv4Dst, 4)
-	*(*[4]byte)(x[16:]) = t.Dst.As4()
-	putHeader(x[20:], ctaTupleProto|nested, 24)
-	putHeader(x[24:], ctaProtoNum, 1)
-	x[28] = t.Proto
-	putHeader(x[32:], ctaProtoSrcPort, 2)
-	binary.BigEndian.PutUint16(x[36:], t.SrcPort)
-	putHeader(x[40:], ctaProtoDstPort, 2)
-	binary.BigEndian.PutUint16(x[44:], t.DstPort)
+	const nested, size = unix.NLA_F_NESTED, unix.SizeofNlAttr + ipv4TupleLen
+	b = append(b, make([]byte, size)...)
+	x := (*ipv4Tuple)(unsafe.Pointer(&b[len(b)-size]))
+	x.tuple, x.ip = header{size, typ | nested}, header{20, ctaTupleIP | nested}
+	x.src, x.srcAddr = header{8, ctaIPv4Src}, t.Src.As4()
+	x.dst, x.dstAddr = header{8, ctaIPv4Dst}, t.Dst.As4()
+	x.l4, x.num, x.proto[0] = header{28, ctaTupleProto | nested}, header{5, ctaProtoNum}, t.Proto
+	x.srcPort, x.dstPort = header{6, ctaProtoSrcPort}, header{6, ctaProtoDstPort}
+	binary.BigEndian.PutUint16(x.srcValue[:], t.SrcPort)
+	binary.BigEndian.PutUint16(x.dstValue[:], t.DstPort)
 	return b
 }
 
