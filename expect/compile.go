@@ -32,16 +32,11 @@ func compile(e *nfnl.Expectation, q *Request, master *nfnl.Tuple, class uint8) {
 	if q.At.Addr().Is4() {
 		none, all = any4, all4
 	}
-	*e = nfnl.Expectation{
-		Master: *master,
-		Tuple: nfnl.Tuple{
-			Src: q.From.Addr(), SrcPort: q.From.Port(), Dst: q.At.Addr(), DstPort: q.At.Port(), Proto: uint8(q.Transport),
-		},
-		Mask:    nfnl.Tuple{Src: all, SrcPort: math.MaxUint16, Dst: all, DstPort: math.MaxUint16, Proto: uint8(q.Transport)},
-		Timeout: seconds(q.Timeout),
-		Zone:    q.Master.Zone,
-		Class:   uint32(class),
-	}
+	*e = nfnl.Expectation{} // what it has is set in place: it is large
+	e.Master, e.Timeout, e.Zone, e.Class = *master, seconds(q.Timeout), q.Master.Zone, uint32(class)
+	t, m := &e.Tuple, &e.Mask
+	t.Src, t.SrcPort, t.Dst, t.DstPort, t.Proto = q.From.Addr(), q.From.Port(), q.At.Addr(), q.At.Port(), uint8(q.Transport)
+	m.Src, m.SrcPort, m.Dst, m.DstPort, m.Proto = all, math.MaxUint16, all, math.MaxUint16, uint8(q.Transport)
 	if !q.From.Addr().IsValid() || q.From.Addr().IsUnspecified() {
 		e.Tuple.Src, e.Mask.Src = none, none
 	}

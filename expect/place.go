@@ -3,6 +3,7 @@ package expect
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,8 +106,11 @@ func (k *Kernel) plan(b *nfnl.Batch, at int, q *Request, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	k.plans = append(k.plans, plan{at: at, id: q.ID, shadow: s, class: class, timeout: q.Timeout, make: -1})
-	p := &k.plans[len(k.plans)-1]
+	n := len(k.plans)
+	k.plans = slices.Grow(k.plans, 1)[:n+1]
+	p := &k.plans[n]
+	*p = plan{}
+	p.at, p.id, p.shadow, p.class, p.timeout, p.make = at, q.ID, s, class, q.Timeout, -1
 	compile(&p.e, q, &s.orig, class)
 	if life := s.life(now, q.Timeout); life > 0 || s.mark != q.Master.Mark {
 		p.make = b.Len()
