@@ -51,14 +51,12 @@ type entry struct {
 
 func (x *entry) id() expect.ID { return expect.ID(x.links[byID].hash) }
 
-// insert makes an entry like x, with a name of its own.
-func (e *Engine) insert(x *entry) *entry {
-	n := e.spares.Take()
-	*n = *x
-	n.links[byID].hash = e.nextName()
-	e.enlist(n)
-	own, most := &n.session.more().list, maxIdle
-	if n.session.helper.PerPair {
+// insert enters x into all tables, with a name of its own.
+func (e *Engine) insert(x *entry) {
+	x.links[byID].hash = e.nextName()
+	e.enlist(x)
+	own, most := &x.session.more().list, maxIdle
+	if x.session.helper.PerPair {
 		most = maxIdlePair
 	}
 	looked := 0
@@ -66,11 +64,10 @@ func (e *Engine) insert(x *entry) *entry {
 		if looked++; own.count-own.pending-1 <= most || looked > maxIdle {
 			break
 		}
-		if !o.pending && o != n && !o.planned() {
+		if !o.pending && o != x && !o.planned() {
 			e.forget(o)
 		}
 	}
-	return n
 }
 
 // nextName is an ID that no entry ever had.
@@ -81,8 +78,14 @@ func (e *Engine) nextName() uint64 {
 
 // planned tells whether the job at hand still needs the entry.
 func (x *entry) planned() bool {
-	j := x.session.job
-	return j != nil && slices.ContainsFunc(j.plans, func(p plan) bool { return p.entry == x })
+	if j := x.session.job; j != nil {
+		for i := range j.plans {
+			if j.plans[i].entry == x {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rename gives x another name.

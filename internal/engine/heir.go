@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/cthelperd/cthelperd/expect"
 )
 
 // maxHeirs is how many announcements may wait for an end point that is open already.
@@ -108,8 +110,9 @@ func (e *Engine) inherit(x *entry) bool {
 	e.setPending(x, p)
 	x.asked, x.session.shadow = true, true
 	e.wakeEntry(x, until)
-	asked := x.request()
-	e.request(Request{Place: &asked})
+	asked := new(expect.Request)
+	x.ask(asked)
+	e.request(Request{Place: asked})
 	e.stats.Announced++
 	e.tellEntry(EventExpect, x, "")
 	return true

@@ -96,8 +96,7 @@ func (e *Engine) look(j *job) {
 	}
 	ask := false
 	for i := range j.out.Expect {
-		j.plans = append(j.plans, e.judge(j, i))
-		ask = ask || j.plans[i].place
+		ask = e.judge(j, i).place || ask
 	}
 	if ask {
 		e.place(j)

@@ -63,17 +63,16 @@ func (e *Engine) place(j *job) {
 		x := p.entry
 		p.request = len(e.step.Requests)
 		x.asked, x.session.shadow = true, true
-		p.asked = x.request()
+		x.ask(&p.asked)
 		e.request(Request{Place: &p.asked})
 	}
 }
 
-// request is what the table is asked to enter for x.
-func (x *entry) request() expect.Request {
-	return expect.Request{
-		ID: x.id(), Master: *x.master, Class: x.said.Class, Transport: x.said.Transport, Toward: x.toward,
-		From: x.from, At: x.at, To: x.to, NAT: x.nat, Permanent: x.said.Permanent, Timeout: x.timeout, Helper: x.said.Helper,
-	}
+// ask makes q what the table is asked to enter for x.
+func (x *entry) ask(q *expect.Request) {
+	q.ID, q.Master, q.Class, q.Transport, q.Toward = x.id(), *x.master, x.said.Class, x.said.Transport, x.toward
+	q.From, q.At, q.To, q.NAT = x.from, x.at, x.to, x.nat
+	q.Permanent, q.Timeout, q.Helper = x.said.Permanent, x.timeout, x.said.Helper
 }
 
 // wait gives the Step a ticket. The segment's bytes are copied, as the packet's are not valid for longer.

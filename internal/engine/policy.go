@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cthelperd/cthelperd/expect"
@@ -141,27 +142,38 @@ type plan struct {
 	asked   expect.Request
 }
 
-// judge decides on one announcement.
-func (e *Engine) judge(j *job, i int) plan {
-	f, said := j.flow, &j.out.Expect[i]
+// judge plans one announcement. Most become an entry, so it is made where an entry will be: plans and entries are large.
+func (e *Engine) judge(j *job, i int) *plan {
+	n := len(j.plans)
+	j.plans = slices.Grow(j.plans, 1)[:n+1]
+	p, x := &j.plans[n], e.spares.Take()
+	*p = plan{}
+	if p.refused = e.decide(j, &j.out.Expect[i], x, p); p.refused != "" {
+		ev := x.event()
+		ev.Kind, ev.Reason = EventRefuse, p.refused
+		p.told = &ev
+	}
+	if p.entry != x {
+		*x = entry{}
+		e.spares.Give(x, maxSpare)
+	}
+	return p
+}
+
+// decide makes x, which is empty, of what was said, and p of x; or says why not.
+func (e *Engine) decide(j *job, said *helpers.Expectation, x *entry, p *plan) Reason {
+	f := j.flow
 	s := f.session
 	owner := sidesOf(j.view.Orig, j.view.Reply, said.Owner&1)
-	x := entry{
-		session: s, said: *said, to: said.To, at: said.To, from: said.From, timeout: said.Timeout,
-		announced: e.cause.packet, note: said.Note, reserved: said.Reserve,
-		master: s.master(&expect.Master{
-			Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: j.view.Orig, Reply: j.view.Reply,
-			Zone: f.zone, Mark: f.mark,
-		}),
-	}
-	refuse := func(r Reason) plan {
-		ev := x.event()
-		ev.Kind, ev.Reason = EventRefuse, r
-		return plan{refused: r, told: &ev}
-	}
+	x.session, x.said, x.to, x.from, x.timeout = s, *said, said.To, said.From, said.Timeout
+	x.at, x.announced, x.note, x.reserved = said.To, e.cause.packet, said.Note, said.Reserve
+	x.master = s.master(&expect.Master{
+		Session: s.id, Helper: s.helper.Name, Transport: f.transport(), Orig: j.view.Orig, Reply: j.view.Reply,
+		Zone: f.zone, Mark: f.mark,
+	})
 	if int(said.Class) >= len(s.helper.Classes) || said.Owner > helpers.Reply || !said.To.IsValid() ||
 		said.Transport != helpers.TCP && said.Transport != helpers.UDP {
-		return refuse(ErrorContract)
+		return ErrorContract
 	}
 	if x.timeout <= 0 {
 		x.timeout = s.helper.Classes[said.Class].Timeout
@@ -184,70 +196,73 @@ func (e *Engine) judge(j *job, i int) plan {
 	}
 	// The kernel translates what follows a master to the master's own hosts. What goes elsewhere is for the rules of NAT.
 	x.toward, x.nat = said.Owner.Other(), f.nat != nil && x.to.Addr() == owner.real.Addr()
-	relayed := e.relayed(j, &x)
+	relayed := e.relayed(j, x)
 	if relayed != nil {
 		if x.to = relayed.to; x.to.Addr() == f.sides(j.dir.Other()).real.Addr() { // it is said back to its owner
-			return plan{}
+			return ""
 		}
 		x.at = x.to
 	}
-	old := e.known(&x)
+	old := e.known(x)
 	switch {
 	case j.foreign:
-		return refuse(RefuseLockIn)
+		return RefuseLockIn
 	case relayed == nil && !e.policy.allowed(x.to.Addr(), owner.real.Addr()):
-		return refuse(RefuseForeignAddress)
-	case said.Owner != j.dir && !e.announcedBefore(&x) || x.from.Addr().IsValid() && x.from.Addr().Is4() != x.to.Addr().Is4():
-		return refuse(RefuseForeignAddress)
+		return RefuseForeignAddress
+	case said.Owner != j.dir && !e.announcedBefore(x) || x.from.Addr().IsValid() && x.from.Addr().Is4() != x.to.Addr().Is4():
+		return RefuseForeignAddress
 	case x.to.Port() < e.policy.MinPort:
-		return refuse(RefuseLowPort)
+		return RefuseLowPort
 	case f.late && e.policy.RefuseLate || f.missed:
-		return refuse(RefuseLate)
+		return RefuseLate
 	}
 	if old != nil && (old.pending || said.Reserve) {
-		return e.refresh(j, old, &x)
+		*p = e.refresh(j, old, x)
+		return ""
 	}
 	fixed := old != nil
 	if fixed {
 		x.at = old.at
 	}
-	opener := e.opener(&x, !fixed)
+	opener := e.opener(x, !fixed)
 	switch {
-	case !fixed && e.opened(&x):
-		return plan{}
+	case !fixed && e.opened(x):
+		return ""
 	case opener != nil && !covers(opener.from, x.from) && !covers(x.from, opener.from):
-		return refuse(RefusePortTaken)
+		return RefusePortTaken
 	case !fixed && opener != nil:
 		x.at = opener.at
-	case !fixed && !e.choose(&x):
-		return refuse(RefusePortTaken)
+	case !fixed && !e.choose(x):
+		return RefusePortTaken
 	case fixed && old.session != s:
 		old = nil // its port is the family's, its expectation was the other session's
 	}
-	p := e.peer(owner.real.Addr())
-	if r := e.room(s, said.Class, p); r != "" {
-		return refuse(r)
+	account := e.peer(owner.real.Addr())
+	if r := e.room(s, said.Class, account); r != "" {
+		return r
 	}
-	made := plan{entry: old, fresh: old == nil, fixed: fixed, place: !said.Reserve}
+	p.fixed, p.place = fixed, !said.Reserve
 	if old == nil {
-		made.entry = e.insert(&x)
+		p.entry, p.fresh = x, true
+		e.insert(x)
 	} else {
-		e.renew(old, &x)
+		p.entry = old
+		e.renew(old, x)
 	}
 	switch {
-	case !made.place:
+	case !p.place:
 	case opener != nil && covers(opener.from, x.from):
-		e.stand(made.entry, e.now.Add(x.timeout))
-		e.bound(made.entry)
-		made.place = false
+		e.stand(p.entry, e.now.Add(x.timeout))
+		e.bound(p.entry)
+		p.place = false
 	default:
-		for ; opener != nil; opener = e.opener(&x, false) {
+		for ; opener != nil; opener = e.opener(x, false) {
 			e.stepBack(opener)
 		}
-		e.unset(made.entry)
-		e.setPending(made.entry, p)
+		e.unset(p.entry)
+		e.setPending(p.entry, account)
 	}
-	return made
+	return ""
 }
 
 // relayed is what x passes on: the reader's own end point, or that of another host, which is open to the sender or to the

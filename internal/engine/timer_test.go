@@ -22,7 +22,9 @@ func TestTimers(t *testing.T) {
 	model := map[*entry]time.Time{}
 	var all []*entry
 	for range 200 {
-		all = append(all, e.insert(&entry{session: s, master: s.master(&expect.Master{})}))
+		x := &entry{session: s, master: s.master(&expect.Master{})}
+		e.insert(x)
+		all = append(all, x)
 	}
 	earliest := func() (first *entry) {
 		for x, when := range model {
