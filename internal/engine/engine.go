@@ -68,6 +68,7 @@ type Engine struct {
 	extras   freelist.Own[extra]
 	spent    []*entry // forgotten, but a job may look at them still
 	spares   freelist.Own[entry]
+	copies   [][]byte // memory of packets that have waited
 	prepared []prepared
 	handled  int      // of prepared
 	single   prepared // a packet that Prepare has not seen
@@ -116,8 +117,10 @@ func (e *Engine) Handle(p Packet) *Step {
 // begin empties the Step. Time never goes back.
 func (e *Engine) begin(now time.Time) {
 	clear(e.step.Requests)
-	e.step.Requests, e.step.Verdicts, e.step.Ticket = append(e.step.Requests[:0], e.owed...), e.step.Verdicts[:0], 0
-	e.owed = nil
+	e.step.Requests, e.step.Verdicts, e.step.Ticket = e.step.Requests[:0], e.step.Verdicts[:0], 0
+	if e.owed != nil {
+		e.step.Requests, e.owed = append(e.step.Requests, e.owed...), nil
+	}
 	e.out = e.out[:0]
 	if now.After(e.now) {
 		e.now = now

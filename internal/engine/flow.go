@@ -111,11 +111,12 @@ func (f *flow) reply() helpers.Tuple { return f.key.tuple().Turned() }
 
 // tuples are those of both directions.
 func (f *flow) tuples() (orig, reply helpers.Tuple) {
-	reply = f.reply()
+	orig = f.key.tuple()
+	reply = orig.Turned()
 	if f.nat != nil {
-		return f.orig(), reply
+		orig = f.orig()
 	}
-	return reply.Turned(), reply
+	return orig, reply
 }
 
 func (f *flow) transport() helpers.Transport { return f.key.transport }
@@ -176,9 +177,13 @@ func (e *Engine) replaced(f *flow, dir helpers.Dir, c *Conn, zone uint16, v *pac
 
 // is tells whether c, with the keys' zone, is the connection of f.
 func (f *flow) is(c *Conn, zone uint16) bool {
-	k := f.seen(helpers.Reply)
-	return f.key.of(c.Reply.Dst, c.Reply.Src) && k.of(c.Orig.Dst, c.Orig.Src) && f.key.zone == zone &&
-		f.key.transport == c.Transport
+	if f.key.zone != zone || f.key.transport != c.Transport || !f.key.of(c.Reply.Dst, c.Reply.Src) {
+		return false
+	}
+	if f.nat != nil {
+		return f.nat.reply.of(c.Orig.Dst, c.Orig.Src)
+	}
+	return f.key.of(c.Orig.Src, c.Orig.Dst)
 }
 
 // connection says what is known of a packet's connection.

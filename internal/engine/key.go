@@ -71,8 +71,8 @@ func (k *key) tuple() helpers.Tuple {
 
 // of tells whether the key's tuple is src>dst.
 func (k *key) of(src, dst netip.AddrPort) bool {
-	return k.srcPort == src.Port() && k.dstPort == dst.Port() && k.ipv6 == src.Addr().Is6() &&
-		k.src == src.Addr().As16() && k.dst == dst.Addr().As16()
+	return k.srcPort == src.Port() && k.dstPort == dst.Port() &&
+		unpack(k.src, k.ipv6) == src.Addr() && unpack(k.dst, k.ipv6) == dst.Addr()
 }
 
 func unpack(b [16]byte, ipv6 bool) netip.Addr {

@@ -17,6 +17,8 @@ const (
 	// tooLate is how long a packet may wait behind a hole and leave all the same: longer than the wire disorders packets, and
 	// less than any TCP's clock waits (RFC 6298; Linux 200 ms).
 	tooLate = 100 * time.Millisecond
+	// spareCopy is how long a packet may be whose memory another one gets.
+	spareCopy = 2048
 )
 
 // waiting is a packet whose verdict is not given yet.
@@ -116,6 +118,24 @@ func (f *flow) held(dir helpers.Dir) (n, size int) {
 	return n, size
 }
 
+// copied is a copy of a packet that waits, in memory that an earlier one had.
+func (e *Engine) copied(data []byte) []byte {
+	n := len(e.copies)
+	if n == 0 {
+		return slices.Clone(data)
+	}
+	b := e.copies[n-1]
+	e.copies = e.copies[:n-1]
+	return append(b[:0], data...)
+}
+
+// reuse keeps the memory of a copy for another one.
+func (e *Engine) reuse(w *waiting) {
+	if w.data != nil && len(e.copies) < maxSpare && cap(w.data) <= spareCopy {
+		e.copies = append(e.copies, w.data)
+	}
+}
+
 // letGo gives the verdicts of all packets that are decided.
 func (e *Engine) letGo(f *flow) {
 	x := f.extra
@@ -129,9 +149,10 @@ func (e *Engine) letGo(f *flow) {
 		if e.repeated(f, w) {
 			e.stats.Behind++
 			e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id, Drop: true})
-			continue
+		} else {
+			e.verdict(f, w)
 		}
-		e.verdict(f, w)
+		e.reuse(w)
 	}
 	e.held -= len(x.wait) - len(kept)
 	clear(x.wait[len(kept):])
@@ -153,7 +174,7 @@ func (e *Engine) leave(f *flow) {
 }
 
 func (e *Engine) verdict(f *flow, w *waiting) {
-	if w.data == nil {
+	if w.data == nil || w.payload == nil && !f.changed() {
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id})
 		return
 	}

@@ -181,7 +181,7 @@ func (e *Engine) segment(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		e.pass(f, dir, p.ID, v)
 	} else {
 		if f.nat != nil {
-			w.data = slices.Clone(p.Data)
+			w.data = e.copied(p.Data)
 		}
 		e.hold(f, w)
 		e.settle(f)
@@ -372,7 +372,7 @@ func (e *Engine) pump(f *flow) {
 // advance gives the session the next bytes of dir, or what must come before them; false: there are none.
 func (e *Engine) advance(f *flow, dir helpers.Dir) bool {
 	d := &f.dirs[dir]
-	if !d.known || d.ended {
+	if !d.known || d.ended || !d.finished && len(f.chunks(dir)) == 0 {
 		return false
 	}
 	if c, ok := e.ready(f, dir); ok {
