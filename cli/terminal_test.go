@@ -162,6 +162,28 @@ func thousands(n int) string {
 	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
 }
 
+// TestTopSignals: who ends or stops the view finds the terminal as it was.
+func TestTopSignals(t *testing.T) {
+	ns := netnstest.New(t)
+	for said, end := range map[string]func(*terminal){
+		"exit 0": func(term *terminal) {
+			pane := strings.TrimSpace(term.tmux("display-message", "-p", "#{pane_pid}"))
+			if out, err := exec.Command("pkill", "-TERM", "-P", pane).CombinedOutput(); err != nil {
+				t.Errorf("pkill: %v %s", err, out)
+			}
+		},
+		"exit 148": func(term *terminal) { term.keys("C-z") },
+	} {
+		term := newTerminal(t, ns, "set -m; cthelper top")
+		term.shows("connections of")
+		end(term)
+		term.shows(said)
+		if text := term.tmux("capture-pane", "-p"); strings.Contains(text, "connections") {
+			t.Errorf("%s: the picture is left:\n%s", said, text)
+		}
+	}
+}
+
 // TestAsks: on a terminal many connections are asked about, and the table fits.
 func TestAsks(t *testing.T) {
 	ns := netnstest.New(t)

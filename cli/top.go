@@ -1,10 +1,15 @@
 package cli
 
 import (
+	stdcontext "context"
 	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
 	"time"
 
 	"github.com/gdamore/tcell/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/cthelperd/cthelperd/cli/caret"
 	"github.com/cthelperd/cthelperd/cli/criteria"
@@ -46,14 +51,30 @@ func (k *topCommand) Run(c *context) error {
 		return err
 	}
 	defer kill.Close()
-	hint := ""
-	if settings, err := flows.ReadSettings(); err == nil && settings.Accounting == 0 {
-		hint = "bytes and packets are not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"
+	hint, ageless := "", ""
+	if settings, err := flows.ReadSettings(); err == nil {
+		if settings.Accounting == 0 {
+			hint = "bytes and packets are not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"
+		}
+		if settings.Timestamps == 0 {
+			ageless = "ages are not known: sysctl -w net.netfilter.nf_conntrack_timestamp=1"
+		}
 	}
-	screen, err := tcell.NewScreen()
+	screen, err := newScreen()
 	if err != nil {
 		return fmt.Errorf("it needs a terminal: %w", err)
 	}
+	until, stop := signal.NotifyContext(stdcontext.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	left := make(chan struct{})
+	defer close(left)
+	defer stdcontext.AfterFunc(until, func() {
+		stop()
+		select {
+		case <-left:
+		case <-time.After(time.Second): // the terminal takes nothing
+			_ = unix.Kill(os.Getpid(), unix.SIGTERM)
+		}
+	})()
 	// What the options say stays in force; the expression that is typed goes on top.
 	given := k.Where
 	k.Where = ""
@@ -67,8 +88,29 @@ func (k *topCommand) Run(c *context) error {
 	}
 	return top.Run(top.Options{
 		Screen: screen, List: list.List, Count: list.Count, Delete: kill.Delete, Compile: compile, Why: explained,
-		Filter: given, Base: s.filter, Every: k.Interval, Sort: k.Sort, Tree: k.Tree, Hint: hint, Now: time.Now,
+		Filter: given, Base: s.filter, Every: k.Interval, Sort: k.Sort, Tree: k.Tree, Hint: hint, Ageless: ageless,
+		Now: time.Now, Until: until, Stop: stopped,
 	})
+}
+
+// newScreen is the terminal's. What old descriptions of terminals want to wait is not waited for: none needs it any more,
+// and a picture would take seconds.
+func newScreen() (tcell.Screen, error) {
+	found, err := tcell.LookupTerminfo(os.Getenv("TERM"))
+	if err != nil {
+		return nil, err
+	}
+	description := *found
+	description.PadChar = ""
+	return tcell.NewTerminfoScreenFromTtyTerminfo(nil, &description)
+}
+
+// stopped stops this process, as Ctrl-Z does where the terminal sends signals, until somebody continues it. The thread is
+// named, so that it is stopped before it comes back.
+func stopped() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTSTP)
 }
 
 // explained is what 'cthelper why' says.

@@ -137,8 +137,8 @@ func (v *view) draw() {
 	if v.mode == reading {
 		for y := range height {
 			text := ""
-			if y < len(v.page) {
-				text = v.page[y]
+			if at := v.line + y; at < len(v.page) {
+				text = v.page[at]
 			}
 			c.line(y, text, plain)
 		}
@@ -163,7 +163,7 @@ var helpText = []string{
 	"  w                                 why the chosen connection is related (cthelper why)",
 	"  k or Delete                       kill the chosen connection, after a question",
 	"  p or space                        hold the picture",
-	"  q or Escape                       leave",
+	"  q or Escape                       leave; Ctrl-Z stops",
 	"",
 	"  FLAGS: R related, U unreplied, A assured, F fixed timeout, O offloaded, D dying",
 	"", "  any key goes back",
@@ -327,17 +327,25 @@ func (v *view) bottom(c canvas) {
 		text := prompt + caret.Plain(string(v.typed))
 		cursor := utf8.RuneCountInString(text)
 		if v.message != "" {
-			text += "   " + caret.Plain(v.message)
+			message := caret.Plain(v.message)
+			if utf8.RuneCountInString(text+message)+3 <= c.width {
+				text += "   " + message
+			} else {
+				c.line(y-1, message, style)
+			}
 			if v.wrong >= 0 {
 				cursor = len(prompt) + v.wrong
 			}
 		}
-		c.screen.ShowCursor(cursor, y)
-		c.line(y, text, style)
+		hidden := max(0, cursor-c.width+1) // what is typed scrolls
+		c.screen.ShowCursor(cursor-hidden, y)
+		c.line(y, string([]rune(text)[hidden:]), style)
 	case v.mode == killing:
 		c.line(y, "Kill "+format.Name(&v.victim)+"? [y/N]", style)
 	case v.message != "":
 		c.line(y, caret.Plain(v.message), style)
+	case v.o.Ageless != "" && keys()[v.question.sort].name == "age":
+		c.line(y, v.o.Ageless, style)
 	case v.hint != "":
 		c.line(y, v.hint, style)
 	default:

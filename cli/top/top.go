@@ -1,6 +1,7 @@
 package top
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -30,7 +31,10 @@ type Options struct {
 	Sort    string
 	Tree    bool
 	Hint    string // what is not counted, for the status line
+	Ageless string // why ages are not known, shown when it is sorted by them
 	Now     func() time.Time
+	Until   context.Context // when it ends, the view is left
+	Stop    func()          // stops the process until it may go on; the terminal is as it was before meanwhile
 }
 
 // SortKeys are the names that Sort takes.
@@ -80,7 +84,8 @@ func Run(o Options) error {
 	}
 	v.ask()
 	v.draw()
-	for !v.left {
+	defer context.AfterFunc(o.Until, func() { _ = o.Screen.PostEvent(&tcell.EventInterrupt{}) })()
+	for !v.left && o.Until.Err() == nil {
 		switch ev := o.Screen.PollEvent().(type) {
 		case nil:
 			return nil // the screen is gone
@@ -147,6 +152,7 @@ type view struct {
 	left     bool
 	victim   flows.Flow // while killing
 	page     []string   // while reading
+	line     int        // of the page, that is at the top
 	asked    bool       // why
 }
 
@@ -179,21 +185,57 @@ func (v *view) move(n int) {
 }
 
 func (v *view) key(ev *tcell.EventKey) {
-	v.message, v.wrong = "", -1
-	if ev.Key() == tcell.KeyCtrlC {
+	switch ev.Key() {
+	case tcell.KeyCtrlC:
 		v.left = true
 		return
+	case tcell.KeyCtrlZ:
+		v.suspend()
+		return
 	}
+	v.message, v.wrong = "", -1
 	switch v.mode {
 	case filtering:
 		v.keyFilter(ev)
 	case killing:
 		v.keyKill(ev)
 	case reading:
-		v.mode = browsing
+		v.keyRead(ev)
 	default:
 		v.keyBrowse(ev)
 	}
+}
+
+// suspend gives the terminal back while the process is stopped.
+func (v *view) suspend() {
+	if err := v.o.Screen.Suspend(); err != nil {
+		v.message = err.Error()
+		return
+	}
+	v.o.Stop()
+	if err := v.o.Screen.Resume(); err != nil {
+		v.left = true // there is no terminal any more
+		return
+	}
+	v.o.Screen.Sync()
+}
+
+// keyRead scrolls the page, if it is longer than the screen.
+func (v *view) keyRead(ev *tcell.EventKey) {
+	_, height := v.o.Screen.Size()
+	switch ev.Key() {
+	case tcell.KeyUp:
+		v.line--
+	case tcell.KeyDown:
+		v.line++
+	case tcell.KeyPgUp:
+		v.line -= height
+	case tcell.KeyPgDn:
+		v.line += height
+	default:
+		v.mode = browsing
+	}
+	v.line = max(0, min(v.line, len(v.page)-height))
 }
 
 func (v *view) keyBrowse(ev *tcell.EventKey) {
@@ -242,7 +284,7 @@ func (v *view) letter(r rune) {
 	case 'p', ' ':
 		v.paused = !v.paused
 	case 'h', '?':
-		v.mode, v.page = reading, helpText
+		v.mode, v.page, v.line = reading, helpText, 0
 	case 'w':
 		v.why()
 	}
@@ -326,7 +368,7 @@ func (v *view) explain(ev *explained) {
 	case ev.err != nil:
 		v.message = ev.err.Error()
 	default:
-		v.mode, v.message = reading, ""
+		v.mode, v.line, v.message = reading, 0, ""
 		v.page = append(strings.Split(ev.text, "\n"), "  any key goes back")
 	}
 }

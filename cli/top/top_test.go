@@ -1,6 +1,7 @@
 package top
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +78,8 @@ type bed struct {
 	table  *table
 	screen *screen
 	done   chan error
+	leave  context.CancelFunc
+	stops  atomic.Int32 // how often the process was stopped
 }
 
 // screen keeps what was shown last, for other goroutines.
@@ -110,10 +114,12 @@ func (s *screen) text() string {
 
 func open(t *testing.T, all ...flows.Flow) *bed {
 	b := &bed{t: t, table: &table{all: all}, screen: &screen{SimulationScreen: tcell.NewSimulationScreen("UTF-8")}, done: make(chan error, 1)}
+	until, leave := context.WithCancel(t.Context())
+	b.leave = leave
 	go func() {
 		b.done <- Run(Options{
 			Screen: b.screen, List: b.table.list, Count: b.table.count, Delete: b.table.delete, Now: time.Now,
-			Every: 20 * time.Millisecond, Sort: "bytes", Hint: "",
+			Every: 20 * time.Millisecond, Sort: "bytes", Ageless: "ages are not known", Until: until, Stop: func() { b.stops.Add(1) },
 			Why: func(f *flows.Flow) (string, error) {
 				if f.ID == 1 {
 					return "", errors.New("no answer")
@@ -161,6 +167,8 @@ func (b *bed) keys(text string) {
 			b.screen.InjectKey(tcell.KeyEnter, 0, tcell.ModNone)
 		case '\x1b':
 			b.screen.InjectKey(tcell.KeyEscape, 0, tcell.ModNone)
+		case '\x1a':
+			b.screen.InjectKey(tcell.KeyCtrlZ, 0, tcell.ModNone)
 		case '↓':
 			b.screen.InjectKey(tcell.KeyDown, 0, tcell.ModNone)
 		default:
@@ -217,6 +225,25 @@ func TestView(t *testing.T) {
 	}
 	if len(b.table.all) != 3 {
 		t.Errorf("%d connections are left", len(b.table.all))
+	}
+}
+
+// TestSmall: on a screen that is too small what is read and what is typed can be scrolled, and what is wrong is seen.
+func TestSmall(t *testing.T) {
+	b := open(t, flow(1, 1001, 30))
+	b.shows(":1001")
+	b.screen.SetSize(30, 5)
+	b.keys("h")
+	b.shows("cthelper top")
+	b.keys("↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓↓")
+	b.shows("any key goes back")
+	b.keys(" f1234567890123456789012345 foo\n")
+	b.shows("unknown: foo", "345 f")
+	b.keys("\x1bss\x1a")
+	b.shows("ages are not known")
+	b.leave()
+	if err := <-b.done; err != nil || b.stops.Load() != 1 {
+		t.Errorf("%v, stopped %d times", err, b.stops.Load())
 	}
 }
 
