@@ -42,6 +42,9 @@ var completions = []completion{
 	{"cthelper list -p tcp --state EST", "ESTABLISHED", true},
 	{"cthelper list -p tcp --orig-port-", "--orig-port-src --orig-port-dst", true},
 	{"cthelper watch -e DEST", "DESTROY", true},
+	{"cthelper ls --orig-port-", "--orig-port-src --orig-port-dst", true},
+	{"cthelper expect list --m", "--master-proto", true},
+	{"cthelper expect watch -o csv --bu", "--buffer-size", true},
 	{"cthelper completion ", "bash zsh fish man", false},
 }
 

@@ -29,7 +29,11 @@ func Bash(app *kong.Application, values Values) string {
 		for _, f := range c.flags {
 			words = append(words, spellings(f)...)
 		}
-		fmt.Fprintf(&b, "	\" %s \"*)\n		options=%s\n", strings.Join(c.path, " "), quote(strings.Join(words, " ")))
+		var patterns []string
+		for _, path := range c.spelled() {
+			patterns = append(patterns, `" `+strings.Join(path, " ")+` "*`)
+		}
+		fmt.Fprintf(&b, "	%s)\n		options=%s\n", strings.Join(patterns, "|"), quote(strings.Join(words, " ")))
 		fmt.Fprintf(&b, "		case $before in\n")
 		for _, f := range c.flags {
 			if !takesValue(f) {
@@ -86,7 +90,11 @@ func Zsh(app *kong.Application, values Values) string {
 	fmt.Fprintf(&b, "#compdef %s\n# Completion of %s for zsh; made by '%s completion zsh'.\n_%s() {\n", app.Name, app.Name, app.Name, app.Name)
 	b.WriteString("	local command=\"${(j: :)${(@)words[2,CURRENT-1]:#-*}} \"\n	case $command in\n")
 	for _, c := range commandsOf(app) {
-		fmt.Fprintf(&b, "	(%s *)\n		_arguments -S \\\n", strings.Join(c.path, `\ `)+`\`)
+		var patterns []string
+		for _, path := range c.spelled() {
+			patterns = append(patterns, strings.Join(path, `\ `)+`\ *`)
+		}
+		fmt.Fprintf(&b, "	(%s)\n		_arguments -S \\\n", strings.Join(patterns, "|"))
 		for _, f := range c.flags {
 			for _, s := range spellings(f) {
 				spec := s
@@ -136,8 +144,18 @@ func Fish(app *kong.Application, values Values) string {
 			fmt.Fprintf(&b, "complete -c %s -f -n %s -a %s -d %s\n", app.Name, quote(condition), n.Name, quote(n.Help))
 		}
 	}
+	var groups []string // commands with commands, some of which have names of the first level
+	for _, n := range nodesAt(app.Node, nil) {
+		if len(n.Children) > 0 {
+			groups = append(groups, n.Name)
+		}
+	}
 	for _, c := range commandsOf(app) {
-		condition := seen(c.path, nil)
+		others := groups
+		if len(c.path) > 1 {
+			others = nil
+		}
+		condition := seen(c.path, others, c.node.Aliases...)
 		if words := c.arguments(); len(words) > 0 {
 			fmt.Fprintf(&b, "complete -c %s -f -n %s -a %s\n", app.Name, quote(condition), quote(strings.Join(words, " ")))
 		}
@@ -161,11 +179,14 @@ func Fish(app *kong.Application, values Values) string {
 	return b.String()
 }
 
-// seen is fish's condition that a command's words were given, and none of others.
-func seen(path, others []string) string {
+// seen is fish's condition that a command's words were given, the last one or an alias of it, and none of others.
+func seen(path, others []string, aliases ...string) string {
 	var parts []string
 	for _, w := range path {
 		parts = append(parts, "__fish_seen_subcommand_from "+w)
+	}
+	if len(aliases) > 0 {
+		parts[len(parts)-1] += " " + strings.Join(aliases, " ")
 	}
 	if len(others) > 0 {
 		parts = append(parts, "not __fish_seen_subcommand_from "+strings.Join(others, " "))

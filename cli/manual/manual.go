@@ -81,6 +81,15 @@ func enum(v *kong.Value) (words []string) {
 	return words
 }
 
+// spelled are the command's words, and those with an alias in the place of the last one.
+func (c *command) spelled() [][]string {
+	all := [][]string{c.path}
+	for _, alias := range c.node.Aliases {
+		all = append(all, append(slices.Clone(c.path[:len(c.path)-1]), alias))
+	}
+	return all
+}
+
 // arguments are the words that a command's arguments take.
 func (c *command) arguments() (words []string) {
 	for _, arg := range c.node.Positional {
