@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cthelperd/cthelperd/cli/names"
 	"github.com/cthelperd/cthelperd/flows"
@@ -206,8 +207,16 @@ func xmlAddress(b []byte, tag string, a netip.Addr) []byte {
 
 func xmlText(b []byte, tag, text string) []byte {
 	b = xmlOpen(b, tag)
-	b = append(b, xmlEscaper.Replace(text)...)
+	b = append(b, xmlEscaper.Replace(strings.Map(xmlChar, text))...)
 	return xmlClose(b, tag)
+}
+
+// xmlChar is U+FFFD in the place of what XML 1.0 cannot have (section 2.2, Char).
+func xmlChar(r rune) rune {
+	if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r == 0xfffe || r == 0xffff {
+		return utf8.RuneError
+	}
+	return r
 }
 
 var xmlEscaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
