@@ -73,6 +73,7 @@ func watching(command, happens string) string {
 pid=$!
 until awk '$2 == 12 && $4 != "00000000" { exit 0 } { n++ } END { if (NR == n) exit 1 }' /proc/net/netlink; do sleep 0.05; done
 ` + happens + `
+until awk '$2 == 12 && $5 > 0 { n++ } END { exit n > 0 }' /proc/net/netlink; do sleep 0.05; done # what waits to be read
 sleep 0.3
 kill -TERM $pid
 wait $pid

@@ -6,10 +6,12 @@ import (
 	"io"
 	"iter"
 	"os/signal"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cthelperd/cthelperd/cli/caret"
 	"github.com/cthelperd/cthelperd/cli/format"
 	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
@@ -29,17 +31,33 @@ type expectCommand struct {
 
 // expectOutput is how expectations are written.
 type expectOutput struct {
-	Output string `short:"o" default:"table" enum:"table,conntrack,xml,json,csv" placeholder:"KIND" group:"Output" help:"table (the default), conntrack, xml, json or csv."`
+	Output expectKind `short:"o" placeholder:"KIND" group:"Output" help:"table (the default), conntrack, xml, json or csv; timestamp with the time. The others of conntrack(8) are taken, and show nothing more."`
+}
+
+// expectKind is what -o says.
+type expectKind struct{ format.Output }
+
+// UnmarshalText reads an option's value.
+func (k *expectKind) UnmarshalText(b []byte) error {
+	err := k.Output.UnmarshalText(b)
+	if err == nil && strings.HasSuffix(k.Kind, format.Save) {
+		err = &caret.Error{Text: string(b), Message: "expectations have no save files"}
+	}
+	return err
 }
 
 func (o *expectOutput) write(w io.Writer, e *expect.Event, events bool) error {
-	_, err := w.Write(format.AppendExpect(nil, o.Output, e, time.Now(), events))
+	line := format.AppendExpect(nil, &o.Output.Output, e, time.Now(), events)
+	if end := len(line) - 1; end >= 0 && isTerminal(w) {
+		line = append(format.Escaped(line[:end]), '\n')
+	}
+	_, err := w.Write(line)
 	return err
 }
 
 // print writes entries of the table.
 func (o *expectOutput) print(w io.Writer, seq iter.Seq2[*expect.Expectation, error]) error {
-	if _, err := io.WriteString(w, format.ExpectHead(o.Output, false)); err != nil {
+	if _, err := io.WriteString(w, format.ExpectHead(o.Output.Kind, false)); err != nil {
 		return err
 	}
 	for x, err := range seq {
@@ -50,7 +68,7 @@ func (o *expectOutput) print(w io.Writer, seq iter.Seq2[*expect.Expectation, err
 			return err
 		}
 	}
-	_, err := io.WriteString(w, format.ExpectTail(o.Output))
+	_, err := io.WriteString(w, format.ExpectTail(o.Output.Kind))
 	return err
 }
 
@@ -120,8 +138,8 @@ func (w *expectWatchCommand) Run(c *context) error {
 		return err
 	}
 	defer watcher.Close()
-	if w.Output != format.Table {
-		if _, err := io.WriteString(c.stdout, format.ExpectHead(w.Output, true)); err != nil {
+	if kind := w.Output.Kind; kind != "" && kind != format.Table {
+		if _, err := io.WriteString(c.stdout, format.ExpectHead(kind, true)); err != nil {
 			return err
 		}
 	}
@@ -146,7 +164,7 @@ func (w *expectWatchCommand) Run(c *context) error {
 			break
 		}
 	}
-	_, err = io.WriteString(c.stdout, format.ExpectTail(w.Output))
+	_, err = io.WriteString(c.stdout, format.ExpectTail(w.Output.Kind))
 	return err
 }
 

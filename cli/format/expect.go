@@ -14,9 +14,6 @@ import (
 	"github.com/cthelperd/cthelperd/helpers"
 )
 
-// ExpectKinds are the kinds of output that expectations have.
-func ExpectKinds() []string { return []string{Table, Conntrack, XML, JSON, CSV} }
-
 const (
 	expectXMLHead = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<expect>\n"
 	expectXMLTail = "</expect>\n"
@@ -31,7 +28,7 @@ func ExpectHead(kind string, events bool) string {
 		return expectXMLHead
 	case CSV:
 		return csvHead(expectColumns, events)
-	case Table:
+	case Table, "":
 		return fmt.Sprintf("%-6s %-24s %-24s %-48s %7s %-12s %s\n", "PROTO", "SOURCE", "DESTINATION", "MASTER", "TIMEOUT", "HELPER", "FLAGS")
 	}
 	return ""
@@ -45,20 +42,24 @@ func ExpectTail(kind string) string {
 	return ""
 }
 
-// AppendExpect appends a line: an entry of the table, or an event if it has a kind.
-func AppendExpect(b []byte, kind string, e *expect.Event, now time.Time, events bool) []byte {
+// AppendExpect appends a line: an entry of the table, or an event if it has a kind. Of what conntrack(8)'s lines can show
+// beside, expectations have the time only.
+func AppendExpect(b []byte, o *Output, e *expect.Event, now time.Time, events bool) []byte {
 	x := &e.Expectation
-	switch kind {
+	switch o.Kind {
 	case Conntrack:
 		if e.Kind == flows.Overrun || e.Kind == flows.Synced {
 			return b
+		}
+		if o.Timestamp {
+			b = stamp(b, now)
 		}
 		b = x.AppendFormat(b, e.Kind)
 	case XML:
 		if e.Kind == flows.Overrun || e.Kind == flows.Synced {
 			return b
 		}
-		b = expectXML(b, e)
+		b = expectXML(b, e, o.Timestamp, now)
 	case JSON:
 		b = expectJSON(b, e, now)
 	case CSV:
@@ -119,7 +120,7 @@ func ExpectFlags(x *expect.Expectation) string {
 	return strings.Join(all, ",")
 }
 
-func expectXML(b []byte, e *expect.Event) []byte {
+func expectXML(b []byte, e *expect.Event, timestamp bool, now time.Time) []byte {
 	x := &e.Expectation
 	b = xmlFlow(b, e.Kind)
 	tuples := []struct {
@@ -154,6 +155,9 @@ func expectXML(b []byte, e *expect.Event) []byte {
 		if name != "" {
 			b = append(append(append(b, '<'), strings.ToLower(name)...), "/>"...)
 		}
+	}
+	if timestamp {
+		b = xmlWhen(b, now)
 	}
 	return append(b, "</meta></flow>"...)
 }

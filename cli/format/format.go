@@ -185,7 +185,7 @@ func (p *Printer) Event(e *flows.Event) error {
 		return nil
 	}
 	if p.o.Plain {
-		b = []byte(caret.Plain(strings.ReplaceAll(string(b), "\t", " ")))
+		b = Escaped(b)
 	}
 	_, err := p.w.Write(append(b, '\n'))
 	return err
@@ -211,13 +211,23 @@ func (p *Printer) End() error {
 
 func (p *Printer) conntrack(b []byte, e *flows.Event, now time.Time) []byte {
 	if p.o.Timestamp && p.o.Events {
-		b = fmt.Appendf(b, "[%d.%-6d]\t", now.Unix(), now.Nanosecond()/1000)
+		b = stamp(b, now)
 	}
 	o := &flows.TextOptions{Layer3: p.o.Extended, ID: p.o.ID, Timestamps: p.o.KTimestamp, Now: now, Event: e.Kind}
 	if p.o.Labels {
 		o.Labels = p.label
 	}
 	return e.Flow.AppendFormat(b, o)
+}
+
+// stamp begins a line with the time.
+func stamp(b []byte, now time.Time) []byte {
+	return fmt.Appendf(b, "[%d.%-6d]\t", now.Unix(), now.Nanosecond()/1000)
+}
+
+// Escaped is a line without what acts on a terminal.
+func Escaped(line []byte) []byte {
+	return []byte(caret.Plain(strings.ReplaceAll(string(line), "\t", " ")))
 }
 
 // label is the name that conntrack(8) shows: none for a label without a name.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cthelperd/cthelperd/expect"
 	"github.com/cthelperd/cthelperd/flows"
 	"github.com/cthelperd/cthelperd/helpers"
 )
@@ -73,7 +74,7 @@ func TestNothingActs(t *testing.T) {
 		t.Errorf("CSV: %q, %v", rows, err)
 	}
 	e := hostile()
-	e.Flow.Helper, e.Flow.Secctx = "<&>", "s"
+	e.Flow.Helper, e.Flow.Secctx = "<&>", "s\x00\xff"
 	var x struct {
 		Flow struct {
 			Helper string `xml:"helper"`
@@ -154,6 +155,33 @@ func TestOutput(t *testing.T) {
 	for _, text := range []string{"", "nothing", "json,csv", "json,id", "save,labels", "xml,"} {
 		if err := new(Output).UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q: no error", text)
+		}
+	}
+}
+
+// TestExpectation: of an expectation conntrack(8) shows the time too, and nothing in a name acts on a terminal.
+func TestExpectation(t *testing.T) {
+	e := &expect.Event{Kind: flows.New, Expectation: expect.Expectation{
+		Transport: helpers.TCP, MasterTransport: helpers.TCP, Helper: "a\x1b\u202e\xff", Function: "\x9b\u202e", Timeout: 9,
+		Tuple: hostile().Flow.Orig, Mask: hostile().Flow.Orig, Master: hostile().Flow.Orig,
+	}}
+	now := time.Unix(1000, 42_000).UTC()
+	for kind, want := range map[string]string{
+		Table: `a\x1b\u202e\xff`, Conntrack: "[1000.42    ]\t    [NEW] 9 proto=6 ", JSON: `"function":"`, CSV: "NEW,1970",
+		XML: "<class>0</class><when><hour>0</hour><min>16</min><sec>40</sec>",
+	} {
+		line := string(AppendExpect(nil, &Output{Kind: kind, Timestamp: kind == Conntrack || kind == XML}, e, now, true))
+		if !strings.Contains(line, want) {
+			t.Errorf("%s: %q, want %q", kind, line, want)
+		}
+		if shown := string(Escaped([]byte(strings.TrimSuffix(line, "\n")))); strings.ContainsAny(shown, "\x1b\u009b\u202e\n") {
+			t.Errorf("%s on a terminal: %q", kind, shown)
+		}
+		if err := xml.Unmarshal([]byte(line), new(struct{})); kind == XML && err != nil {
+			t.Error(err)
+		}
+		if kind == JSON && !json.Valid([]byte(line)) {
+			t.Errorf("no JSON: %s", line)
 		}
 	}
 }
