@@ -72,6 +72,8 @@ func TestCommands(t *testing.T) {
 			`condition|proto == "6" && orig.dport == 22 && (bytes > 3 || mark == 7)|tested by the kernel|interpreted here       bytes > 3 \|\| mark == 7`, ""},
 		{"cthelper list --where 'bytes > 3'", 0, "", "bytes is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"},
 		{"cthelper list --where 'age > 3'", 0, "", "sysctl -w net.netfilter.nf_conntrack_timestamp=1"},
+		{"cthelper list --sort orig.packets --columns source,age", 0, "10.0.0.1:1000", "nf_conntrack_acct=1|age is not known: sysctl"},
+		{"cthelper list -z -o ktimestamp", 0, "10.0.0.1", "packets is not counted|age is not known"},
 		{"cthelper list --where '100 / mark > 20' -o conntrack", 1, "", "no value for 5 connections, which were left out: division by zero"},
 		{"cthelper list --where '100 / mark > 10' -o conntrack", 1, "mark=7", "no value for 5 connections"},
 		{"cthelper count", 0, "6\n", ""},
@@ -252,7 +254,7 @@ until_ '! grep -q "^State:.*[SR] (" /proc/$(cat $T/child)/status 2>/dev/null'
 yes x | head -c 3000000 > $T/much
 cthelper watch --list --count 1 --shell --exec "cat $T/much" | wc -c
 exit $code`)
-	if code != 1 || strings.Contains(stdout, "never") || stdout != "waits\n1048576\n" || !strings.Contains(stderr, "did not want to wait") {
+	if code != 1 || strings.Contains(stdout, "never") || stdout != "waits\n1048576\n" || !strings.Contains(stderr, "failed 1 times, at first: killed, as somebody did not want to wait") {
 		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
 	}
 	code, stdout, stderr = run("cthelper watch --list -o json --count 6")

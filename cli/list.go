@@ -44,6 +44,10 @@ func (l *listCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
+	shown := append(l.asked(), l.Sort)
+	if l.Zero {
+		shown = append(shown, "packets")
+	}
 	return c.on(s, l.Explain, func(t *flows.Table) error {
 		l.Output.Labels = l.Output.Labels || len(l.Label) > 0 // as conntrack(8)
 		p, err := l.printer(c, s.labels, false)
@@ -61,7 +65,7 @@ func (l *listCommand) Run(c *context) error {
 			c.say("%s", amount(n, connection))
 		}
 		return err
-	})
+	}, shown...)
 }
 
 // printAll writes all of seq, and says how many there were.

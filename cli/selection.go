@@ -30,6 +30,14 @@ func (o *rendering) printer(c *context, labels *names.Labels, events bool) (*for
 	})
 }
 
+// asked are the fields that somebody wants to see.
+func (o *rendering) asked() []string {
+	if o.Output.KTimestamp {
+		return []string{"age"}
+	}
+	return o.Columns
+}
+
 // selection is a condition and what belongs to it.
 type selection struct {
 	*where.Expr
@@ -65,8 +73,9 @@ func (c *context) choose(m *criteria.Match, more *criteria.More) (*selection, er
 	return &selection{Expr: expr, filter: expr.Filter(time.Now()), labels: labels, any: text == ""}, nil
 }
 
-// on has work done with the table, on what s means; explain: it says instead which part of that is tested where.
-func (c *context) on(s *selection, explain bool, work func(t *flows.Table) error) error {
+// on has work done with the table, on what s means; explain: it says instead which part of that is tested where. shown are
+// fields beside those of the condition.
+func (c *context) on(s *selection, explain bool, work func(t *flows.Table) error, shown ...string) error {
 	t, err := flows.Open()
 	if err != nil {
 		return err
@@ -76,14 +85,14 @@ func (c *context) on(s *selection, explain bool, work func(t *flows.Table) error
 		_, err := fmt.Fprint(c.stdout, s.Explain(t.Plan(s.filter)))
 		return err
 	}
-	c.warn(s)
+	c.warn(s, shown...)
 	return errors.Join(work(t), s.judged())
 }
 
-// warn says which fields of the condition are always zero, and why.
-func (c *context) warn(s *selection) {
-	accounting, counted := s.Needs(where.NeedsAccounting)
-	timestamps, timed := s.Needs(where.NeedsTimestamps)
+// warn says which fields of the condition, and of what is shown, are always zero, and why.
+func (c *context) warn(s *selection, shown ...string) {
+	accounting, counted := s.Needs(where.NeedsAccounting, shown...)
+	timestamps, timed := s.Needs(where.NeedsTimestamps, shown...)
 	if !counted && !timed {
 		return
 	}

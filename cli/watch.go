@@ -87,8 +87,6 @@ func (w *watchCommand) Run(c *context) error {
 			return err
 		}
 	}
-	c.warn(s)
-	w.silent(c)
 	watcher, err := flows.Watch(flows.Watching{
 		Kinds: w.EventMask.kinds, Filter: s.filter, Buffer: w.BufferSize, List: w.List,
 	})
@@ -96,6 +94,8 @@ func (w *watchCommand) Run(c *context) error {
 		return err
 	}
 	defer watcher.Close()
+	c.warn(s, w.asked()...)
+	w.silent(c)
 	p, err := w.printer(c, s.labels, true)
 	if err != nil {
 		return err
@@ -145,7 +145,10 @@ func (w *watchCommand) follow(until stdcontext.Context, watcher *flows.Watcher, 
 			return errors.Join(err, p.End())
 		}
 		if run != nil && e.Kind != flows.Synced {
-			run.Start(e)
+			run.Start(until, e)
+		}
+		if run != nil && until.Err() != nil { // programs take long, and more events may be at hand
+			break
 		}
 		if run == nil || e.Kind == flows.Overrun {
 			if err := p.Event(e); err != nil {

@@ -16,7 +16,7 @@ var (
 	ErrBusy        = errors.New("it cannot be changed so: a flow table has it, or bits of its status would be taken away")
 	ErrFull        = errors.New("the table is full (net.netfilter.nf_conntrack_max), or the kernel has no memory")
 	ErrPermission  = errors.New("not permitted: it needs CAP_NET_ADMIN where the network namespace belongs")
-	ErrNoTable     = errors.New("the kernel has no ctnetlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink)")
+	ErrNoTable     = errors.New("the kernel has no ctnetlink: modprobe nf_conntrack_netlink, or a kernel with CONFIG_NF_CT_NETLINK")
 	ErrUnsupported = errors.New("the kernel cannot do it")
 	ErrNoLabels    = errors.New("the entry has no room for labels: no rule used labels when it began")
 	ErrOff         = errors.New("it is switched off in the kernel")

@@ -61,13 +61,13 @@ func New(text string, o Options) (*Runner, error) {
 	return r, nil
 }
 
-// Start runs the program for e. It waits while as many run as may.
-func (r *Runner) Start(e *flows.Event) {
+// Start runs the program for e. It waits while as many run as may, but not longer than until.
+func (r *Runner) Start(until context.Context, e *flows.Event) {
 	input := format.JSONEvent(nil, e, r.o.Labels, time.Now())
 	environment := append(os.Environ(), Environment(e, r.o.Labels, time.Now())...)
 	select {
 	case r.slots <- struct{}{}:
-	case <-r.ended.Done():
+	case <-until.Done():
 		return
 	}
 	r.running.Go(func() {

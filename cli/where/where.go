@@ -81,10 +81,15 @@ func (e *Expr) Match(f *flows.Flow, now time.Time) bool {
 // Rest is the part that needs the interpreter; empty if there is none.
 func (e *Expr) Rest() string { return e.rest }
 
-// Needs says whether a field that is used is always zero without a setting.
-func (e *Expr) Needs(n Need) (field string, needed bool) {
+// Needs says whether a field that is used, or is among more, is always zero without a setting.
+func (e *Expr) Needs(n Need, more ...string) (field string, needed bool) {
 	for _, f := range e.used {
 		if f.Needs == n {
+			return f.Name, true
+		}
+	}
+	for _, f := range fields() {
+		if f.Needs == n && slices.Contains(more, f.Name) {
 			return f.Name, true
 		}
 	}
