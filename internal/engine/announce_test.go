@@ -325,6 +325,35 @@ func TestProlonged(t *testing.T) {
 	b.events("cancel udp 198.51.100.9:0>10.0.0.1:4000 at 203.0.113.1:4000 expired")
 }
 
+// A message may name one end point twice, by its inside and its outside address, be it new or known for long: it is opened
+// once, for whom the narrower one says, and closed with its group.
+func TestNamedTwice(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		for _, from := range []string{"", " peer"} {
+			b := newBed(t, nil)
+			c := snatConn(helpers.UDP)
+			if known {
+				b.udp(c, orig, "open udp 10.0.0.1:4000 group 1/1\n")
+				b.pass(5 * time.Second)
+			}
+			b.udp(c, orig, "open udp 203.0.113.1:4000 group 1/2\nopen udp 10.0.0.1:4000 group 1/1"+from+"\n")
+			if s := b.e.Stats(); len(s.Refused) > 0 || s.Pending != 1 {
+				t.Errorf("known %t%s: %+v\n%q", known, from, s, b.done)
+			}
+			stranger := helpers.Tuple{Src: netip.MustParseAddrPort("198.51.100.77:1"), Dst: netip.MustParseAddrPort("203.0.113.1:4000")}
+			if from != "" {
+				if _, ok := b.table.Match(helpers.UDP, stranger); ok {
+					t.Errorf("known %t: anybody may connect", known)
+				}
+			}
+			b.udp(c, orig, "cancel 1\n")
+			if _, ok := b.table.Match(helpers.UDP, helpers.Tuple{Src: server, Dst: stranger.Dst}); ok {
+				t.Errorf("known %t%s: something is open after the end", known, from)
+			}
+		}
+	}
+}
+
 func TestLimits(t *testing.T) {
 	var many strings.Builder
 	for i := range 12 {

@@ -53,6 +53,16 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 	return j
 }
 
+// asks tells whether the table is to be asked for x.
+func (j *job) asks(x *entry) bool {
+	for i := range j.plans {
+		if p := &j.plans[i]; p.entry == x && p.open() {
+			return true
+		}
+	}
+	return false
+}
+
 // place asks for what is planned.
 func (e *Engine) place(j *job) {
 	for i := range j.plans {

@@ -302,6 +302,13 @@ func (e *Engine) refresh(j *job, old, x *entry) plan {
 		old.announced = x.announced
 		return plan{entry: old}
 	}
+	if j.asks(old) { // the same message has announced it already, by another of its addresses
+		if narrow && !e.outgrown(old, x.from) {
+			e.renew(old, x)
+		}
+		e.regroup(old, x.said.Group)
+		return plan{entry: old}
+	}
 	if narrow && e.outgrown(old, x.from) {
 		e.stepBack(old)
 		e.renew(old, x)
