@@ -40,6 +40,12 @@ func (k *createCommand) Run(c *context) error {
 	if err != nil {
 		return err
 	}
+	const free = flows.StatusSeenReply | flows.StatusAssured | flows.StatusFixedTimeout
+	if others := flows.Status(k.Status.Bits) &^ free; others != 0 {
+		return &caret.Error{
+			Message: fmt.Sprintf("a new connection cannot be %s: want SEEN_REPLY, ASSURED or FIXED_TIMEOUT", strings.Join(names.Status(uint32(others)), ",")),
+		}
+	}
 	if k.Family.IsSet() && k.Family.Name == "ipv6" != f.Orig.Src.Addr().Is6() {
 		return &caret.Error{Text: k.Family.Name, Message: "the addresses are of the other family"}
 	}

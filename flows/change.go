@@ -67,7 +67,11 @@ func refused(err error, f *Flow, reasons map[unix.Errno]error) error {
 	if err == nil {
 		return nil
 	}
-	return explain(err, entry(f), reasons)
+	err = explain(err, entry(f), reasons)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Errno == unix.EPERM && f.Has&HasStatus != 0 && f.Status&StatusFixedTimeout != 0 {
+		e.Reason = ErrFixed
+	}
+	return err
 }
 
 var (
@@ -101,7 +105,12 @@ func (t *Table) Update(f *Flow, c *Change) error {
 		if errors.Is(err, unix.EBUSY) && c.Status != 0 && try < 2 { // a packet has added a bit meanwhile
 			continue
 		}
-		return refused(err, f, refusedChange)
+		if errors.Is(err, unix.EPERM) && now.Has&HasStatus == 0 { // no rights, or a fixed timeout
+			if got, err := t.conn.Get(named(f)); err == nil {
+				now.Has, now.Status = HasStatus, Status(got.Status)
+			}
+		}
+		return refused(err, &now, refusedChange)
 	}
 }
 

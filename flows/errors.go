@@ -14,6 +14,7 @@ var (
 	ErrNotFound    = errors.New("no such connection")
 	ErrExists      = errors.New("there is one with this tuple")
 	ErrBusy        = errors.New("it cannot be changed so: a flow table has it, or bits of its status would be taken away")
+	ErrFixed       = errors.New("its timeout is fixed (FIXED_TIMEOUT), and changes no more")
 	ErrFull        = errors.New("the table is full (net.netfilter.nf_conntrack_max), or the kernel has no memory")
 	ErrPermission  = errors.New("not permitted: it needs CAP_NET_ADMIN where the network namespace belongs")
 	ErrNoTable     = errors.New("the kernel has no ctnetlink: modprobe nf_conntrack_netlink, or a kernel with CONFIG_NF_CT_NETLINK")

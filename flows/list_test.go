@@ -329,6 +329,15 @@ func TestUpdate(t *testing.T) {
 				t.Errorf("%s: status %x", f, f.Status)
 			}
 		}
+		// What is fixed stays so, and it is said.
+		again := flows.Change{Timeout: &timeout}
+		if done, err := table.UpdateAll(nil, &again); !errors.Is(err, flows.ErrFixed) || done.Refused != uint64(n) {
+			t.Errorf("fixed: %+v, %v", done, err)
+		}
+		fixed := plain(helpers.TCP, "192.0.2.1:1001", "198.51.100.1:22")
+		if err := table.Update(&fixed, &again); !errors.Is(err, flows.ErrFixed) || errors.Is(err, flows.ErrPermission) {
+			t.Errorf("fixed: %v", err)
+		}
 		// What is believed of its status is out of date: nothing of that is taken away.
 		stale := plain(helpers.TCP, "192.0.2.1:1001", "198.51.100.1:22")
 		stale.Has, stale.Status = flows.HasStatus, flows.StatusConfirmed

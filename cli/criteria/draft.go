@@ -106,6 +106,8 @@ func (d *Draft) tuples(f *flows.Flow) error {
 		f.Status |= flows.StatusDstNAT
 	}
 	switch {
+	case d.Zone.IsSet() && d.OrigZone.IsSet(), d.Zone.IsSet() && d.ReplyZone.IsSet(), d.OrigZone.IsSet() && d.ReplyZone.IsSet():
+		return missing("no more than one of --zone, --orig-zone and --reply-zone")
 	case d.Zone.IsSet():
 		f.Zone = d.Zone.ID
 	case d.OrigZone.IsSet():
