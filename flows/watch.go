@@ -71,7 +71,8 @@ type Watching struct {
 type Watcher struct {
 	o       Watching
 	events  *nfnl.Events
-	table   *Table // for listings
+	listing sync.Mutex // while one is under way
+	table   *Table     // for listings
 	ready   chan struct{}
 	ending  chan struct{}
 	start   sync.Once
@@ -168,14 +169,23 @@ func (w *Watcher) Close() error {
 	var err error
 	w.stop.Do(func() {
 		close(w.ending)
-		err = w.events.Close()
-		if w.table != nil {
-			err = errors.Join(err, w.table.Close())
-		}
+		err = errors.Join(w.events.Close(), w.closeTable())
 		w.start.Do(func() { close(w.ready) }) // nobody waits
 		for range w.ready {
 		}
 	})
+	return err
+}
+
+// closeTable closes the table, or leaves it to the listing that is under way.
+func (w *Watcher) closeTable() (err error) {
+	if w.listing.TryLock() {
+		if w.table != nil {
+			err = w.table.Close()
+		}
+		w.table = nil
+		w.listing.Unlock()
+	}
 	return err
 }
 
@@ -275,6 +285,19 @@ func (w *Watcher) give(yield func(*Event, error) bool) bool {
 
 // list gives what is in the table; no: the loop is left. The next one lists anew then.
 func (w *Watcher) list(yield func(*Event, error) bool) bool {
+	w.listing.Lock()
+	defer func() {
+		w.listing.Unlock()
+		select {
+		case <-w.ending: // it was closed meanwhile
+			_ = w.closeTable()
+		default:
+		}
+	}()
+	if w.table == nil {
+		yield(nil, os.ErrClosed)
+		return false
+	}
 	began := time.Now()
 	for f, err := range w.table.List(w.o.Filter) {
 		if err != nil {

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +23,55 @@ func numbered(n int) flows.Flow {
 		Transport: helpers.UDP, Timeout: 600,
 		Orig: helpers.Tuple{Src: netip.AddrPortFrom(src, 1000), Dst: ap("198.51.100.1:53")},
 	}
+}
+
+// TestWatchClosed: another goroutine may close a watcher while it lists: the loop ends with an error, and nothing is left
+// open.
+func TestWatchClosed(t *testing.T) {
+	withTable(t, func(table *flows.Table) error {
+		for n := range 3 {
+			f := numbered(n)
+			if err := table.Create(&f); err != nil {
+				return err
+			}
+		}
+		before := sockets(t)
+		w, err := flows.Watch(flows.Watching{List: true})
+		if err != nil {
+			return err
+		}
+		closed := make(chan error)
+		n := 0
+		for e, err := range w.All(t.Context()) {
+			if n++; n == 1 && err == nil && e.Kind == flows.Present {
+				go func() { closed <- w.Close() }()
+				if err := <-closed; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if n != 5 { // three, Synced, and the error
+			t.Errorf("%d events", n)
+		}
+		if now := sockets(t); now != before {
+			t.Errorf("%d sockets, %d before", now, before)
+		}
+		return nil
+	})
+}
+
+// sockets is how many this process has.
+func sockets(t *testing.T) (n int) {
+	files, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // TestWatch has every change told, in order, and with what the kernel says of it.
