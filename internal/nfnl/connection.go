@@ -254,25 +254,28 @@ func (s *Sight) Parse(b []byte) error {
 			err = errAttributes
 			break
 		}
-		a := attributes{value: b[unix.SizeofNlAttr:n]}
+		value := b[unix.SizeofNlAttr:n]
 		switch typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER); typ {
 		case ctaTupleOrig:
 			seen |= 1
-			zone[0], err = s.Orig.parse(a.value)
+			zone[0], err = s.Orig.parse(value)
 		case ctaTupleReply:
 			seen |= 2
-			zone[1], err = s.Reply.parse(a.value)
+			zone[1], err = s.Reply.parse(value)
 		case ctaZone:
+			a := attributes{value: value}
 			s.Zone = a.uint16()
 			err = a.err
 		case ctaMark:
+			a := attributes{value: value}
 			s.Mark = a.uint32()
 			err = a.err
 		case ctaStatus:
+			a := attributes{value: value}
 			s.Status = a.uint32()
 			err = a.err
 		case ctaSeqAdjOrig, ctaSeqAdjReply:
-			err = s.Adjust[typ-ctaSeqAdjOrig].parse(a.value)
+			err = s.Adjust[typ-ctaSeqAdjOrig].parse(value)
 		}
 		b = b[min((n+3)&^3, len(b)):]
 	}

@@ -252,9 +252,9 @@ func (t *Tuple) parseIPv4(b []byte) bool {
 	if len(b) != ipv4TupleLen {
 		return false
 	}
-	word := binary.LittleEndian.Uint32
-	if word(b) != ip || word(b[4:]) != src || word(b[12:]) != dst || word(b[20:]) != l4 || word(b[24:]) != num ||
-		word(b[32:]) != srcPort || word(b[40:]) != dstPort {
+	order := binary.LittleEndian
+	if order.Uint64(b) != ip|src<<32 || order.Uint32(b[12:]) != dst || order.Uint64(b[20:]) != l4|num<<32 ||
+		order.Uint32(b[32:]) != srcPort || order.Uint32(b[40:]) != dstPort {
 		return false
 	}
 	t.Src, t.Dst = netip.AddrFrom4([4]byte(b[8:])), netip.AddrFrom4([4]byte(b[16:]))
