@@ -81,7 +81,7 @@ func readPacket(b []byte, p *Packet) (named, whole bool) {
 		return false, false
 	}
 	b = b[familyLen:]
-	total := 0
+	total := uint32(0) // the whole length
 	for len(b) >= attrLen {
 		n := int(binary.NativeEndian.Uint16(b))
 		if n < attrLen || n > len(b) {
@@ -99,26 +99,27 @@ func readPacket(b []byte, p *Packet) (named, whole bool) {
 			p.Data = v
 		case attrCT:
 			p.Conntrack = v
-		case attrMark, attrCTInfo, attrCapLen:
-			if ok = len(v) == 4; !ok {
-				break
-			}
-			switch u := binary.BigEndian.Uint32(v); kind {
-			case attrMark:
-				p.Mark = u
-			case attrCTInfo:
-				p.CtInfo = u
-			case attrCapLen: // the whole length; comes with truncated packets only
-				total = int(u)
-			}
+		case attrMark:
+			p.Mark, ok = number(v)
+		case attrCTInfo:
+			p.CtInfo, ok = number(v)
+		case attrCapLen: // comes with truncated packets only
+			total, ok = number(v)
 		}
 		if !ok {
 			return named, false
 		}
 		b = b[min(align(n), len(b)):]
 	}
-	p.Truncated = total > len(p.Data)
+	p.Truncated = int(total) > len(p.Data)
 	return named, named
+}
+
+func number(v []byte) (uint32, bool) {
+	if len(v) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(v), true
 }
 
 // appendHeader begins a message for queue number with so many bytes of attributes. The sequence number is the
