@@ -109,14 +109,13 @@ func (f *flow) orig() helpers.Tuple {
 
 func (f *flow) reply() helpers.Tuple { return f.key.tuple().Turned() }
 
-// tuples are those of both directions.
-func (f *flow) tuples() (orig, reply helpers.Tuple) {
-	orig = f.key.tuple()
-	reply = orig.Turned()
+// setTuples has v show those of both directions.
+func (f *flow) setTuples(v *helpers.Flow) {
+	v.Orig = f.key.tuple()
+	v.Reply.Src, v.Reply.Dst = v.Orig.Dst, v.Orig.Src
 	if f.nat != nil {
-		orig = f.orig()
+		v.Orig = f.orig()
 	}
-	return orig, reply
 }
 
 func (f *flow) transport() helpers.Transport { return f.key.transport }

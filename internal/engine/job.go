@@ -46,7 +46,7 @@ func (e *Engine) newJob(f *flow, dir helpers.Dir) *job {
 		j.ticket, j.adjust, j.adjusting = 0, Adjust{}, false
 	}
 	j.view.ID, j.view.Transport, j.view.Late, j.view.Announced = f.id, f.transport(), f.late, nil
-	j.view.Orig, j.view.Reply = f.tuples()
+	f.setTuples(&j.view)
 	if f.extra != nil {
 		j.view.Announced = f.extra.announced
 	}

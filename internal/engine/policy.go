@@ -118,9 +118,12 @@ type sides struct {
 	initiator     netip.AddrPort // the same, on his own side
 }
 
-func (f *flow) sides(owner helpers.Dir) sides { return sidesOf(f.orig(), f.reply(), owner) }
+func (f *flow) sides(owner helpers.Dir) sides {
+	orig, reply := f.orig(), f.reply()
+	return sidesOf(&orig, &reply, owner)
+}
 
-func sidesOf(orig, reply helpers.Tuple, owner helpers.Dir) sides {
+func sidesOf(orig, reply *helpers.Tuple, owner helpers.Dir) sides {
 	if owner == helpers.Original {
 		return sides{real: orig.Src, outside: reply.Dst, peer: orig.Dst, initiator: reply.Src}
 	}
@@ -164,7 +167,7 @@ func (e *Engine) judge(j *job, i int) *plan {
 func (e *Engine) decide(j *job, said *helpers.Expectation, x *entry, p *plan) Reason {
 	f := j.flow
 	s := f.session
-	owner := sidesOf(j.view.Orig, j.view.Reply, said.Owner&1)
+	owner := sidesOf(&j.view.Orig, &j.view.Reply, said.Owner&1)
 	x.session, x.said, x.to, x.from, x.timeout = s, *said, said.To, said.From, said.Timeout
 	x.at, x.announced, x.note, x.reserved = said.To, e.cause.packet, said.Note, said.Reserve
 	x.master = s.master(&expect.Master{
