@@ -70,6 +70,7 @@ func TestCommands(t *testing.T) {
 		{"cthelper list -l nolabel", 2, "", "unknown label"},
 		{"cthelper list --explain -p tcp --dport 22 --where 'bytes > 3 || mark == 7'", 0,
 			`condition|proto == "6" && orig.dport == 22 && (bytes > 3 || mark == 7)|tested by the kernel|interpreted here       bytes > 3 \|\| mark == 7`, ""},
+		{"cthelper count --explain --where 'helper == \"\x1b\"'", 0, `helper == "\x1b"`, ""},
 		{"cthelper list --where 'bytes > 3'", 0, "", "bytes is not counted: sysctl -w net.netfilter.nf_conntrack_acct=1"},
 		{"cthelper list --where 'age > 3'", 0, "", "sysctl -w net.netfilter.nf_conntrack_timestamp=1"},
 		{"cthelper list --sort orig.packets --columns source,age", 0, "10.0.0.1:1000", "nf_conntrack_acct=1|age is not known: sysctl"},

@@ -82,7 +82,7 @@ func (c *context) on(s *selection, explain bool, work func(t *flows.Table) error
 	}
 	defer t.Close()
 	if explain {
-		_, err := fmt.Fprint(c.stdout, s.Explain(t.Plan(s.filter)))
+		_, err := fmt.Fprint(c.stdout, plainLines(s.Explain(t.Plan(s.filter))))
 		return err
 	}
 	c.warn(s, shown...)

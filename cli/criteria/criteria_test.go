@@ -132,7 +132,7 @@ func TestCondition(t *testing.T) {
 	if text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
-	labels, _ := names.ReadLabels("", strings.NewReader("1 one"))
+	labels, _ := names.ReadLabels(strings.NewReader("1 one"))
 	if _, err := where.Compile(text, labels); err != nil {
 		t.Error(err)
 	}
@@ -243,7 +243,7 @@ func FuzzLine(f *testing.F) {
 func FuzzOptions(f *testing.F) {
 	f.Add("10.0.0.0/8", "1-2", "7/0xff", "ASSURED,UNSET", "one,5", "tcp", "192.0.2.1:9")
 	f.Add("fd00::1-fd00::9", "0x10", "1", "EXPECTED", "127", "255", "[::1]:9")
-	labels, err := names.ReadLabels("", strings.NewReader("1 one"))
+	labels, err := names.ReadLabels(strings.NewReader("1 one"))
 	if err != nil {
 		f.Fatal(err)
 	}

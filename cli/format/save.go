@@ -64,7 +64,7 @@ func saveRest(b []byte, f *flows.Flow, labels *names.Labels) []byte {
 		for n := range 8 * len(f.Labels) {
 			if f.Labels.Has(n) {
 				b = append(b, sep...)
-				b = append(b, labels.Name(n)...)
+				b = append(b, saveLabel(labels.Name(n), n)...)
 				sep = ","
 			}
 		}
@@ -74,6 +74,14 @@ func saveRest(b []byte, f *flows.Flow, labels *names.Labels) []byte {
 		b = append(b, f.Helper...)
 	}
 	return b
+}
+
+// saveLabel is a label's name if a line can have it, else its number.
+func saveLabel(name string, n int) string {
+	if strings.ContainsAny(name, " \t,\"'\\") {
+		return strconv.Itoa(n)
+	}
+	return name
 }
 
 func saveStatus(s flows.Status) string {

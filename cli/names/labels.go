@@ -2,7 +2,6 @@ package names
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -11,7 +10,8 @@ import (
 	"github.com/cthelperd/cthelperd/flows"
 )
 
-// LabelFile is where the names of connection labels are: lines NUMBER NAME, # begins a comment.
+// LabelFile is where the names of connection labels are: lines NUMBER NAME, # begins a comment. Lines that say something
+// else are passed over, as conntrack(8) does.
 const LabelFile = "/etc/xtables/connlabel.conf"
 
 // maxLabel is the highest number of a label; labels have 128 bits.
@@ -33,27 +33,27 @@ func LoadLabels() (*Labels, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return ReadLabels(LabelFile, f)
+	return ReadLabels(f)
 }
 
-// ReadLabels reads a file of names; the first name of a number is the one that is shown.
-func ReadLabels(path string, r io.Reader) (*Labels, error) {
+// ReadLabels reads a file of names; the first name of a number is the one that is shown, and the first number of a name the
+// one that is meant.
+func ReadLabels(r io.Reader) (*Labels, error) {
 	l := &Labels{byName: map[string]uint8{}}
 	lines := bufio.NewScanner(r)
-	for n := 1; lines.Scan(); n++ {
+	for lines.Scan() {
 		text, _, _ := strings.Cut(lines.Text(), "#")
-		fields := strings.Fields(text)
-		if len(fields) == 0 {
+		text = strings.TrimSpace(text)
+		first, _, _ := strings.Cut(strings.ReplaceAll(text, "\t", " "), " ")
+		name := strings.TrimSpace(text[len(first):])
+		number, err := strconv.ParseUint(first, 0, 8)
+		if _, known := l.byName[name]; err != nil || number > maxLabel || name == "" || known {
 			continue
 		}
-		number, err := strconv.ParseUint(fields[0], 0, 8)
-		if err != nil || number > maxLabel || len(fields) != 2 {
-			return nil, fmt.Errorf("%s:%d: want a number from 0 to %d and a name", path, n, maxLabel)
-		}
 		if l.byNumber[number] == "" {
-			l.byNumber[number] = fields[1]
+			l.byNumber[number] = name
 		}
-		l.byName[fields[1]] = uint8(number)
+		l.byName[name] = uint8(number)
 	}
 	return l, lines.Err()
 }

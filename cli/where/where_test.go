@@ -18,7 +18,7 @@ import (
 )
 
 func labelsOf(t testing.TB) *names.Labels {
-	l, err := names.ReadLabels("labels", strings.NewReader("1 one # first\n5\tfive\n"))
+	l, err := names.ReadLabels(strings.NewReader("1 one # first\n5\tfive\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
