@@ -4,6 +4,7 @@ package top
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -136,7 +137,7 @@ func (s *sampler) take(q *question, partial func(*Sample)) *Sample {
 		if sample.total%4096 == 0 && first && s.now().Sub(shown) > early {
 			shown = s.now()
 			part := *sample
-			part.rows = rows.Sorted()
+			part.rows, part.protocols = rows.Sorted(), maps.Clone(sample.protocols)
 			partial(&part)
 		}
 	}

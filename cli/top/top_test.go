@@ -341,6 +341,27 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// TestPartial: what is shown while the first walk goes on changes no more.
+func TestPartial(t *testing.T) {
+	tab := &table{}
+	for id := range uint32(8192) {
+		tab.all = append(tab.all, flow(id+1, uint16(id), 1))
+	}
+	now := time.Unix(1000, 0)
+	tick := func() time.Time { now = now.Add(2 * early); return now }
+	s := &sampler{list: tab.list, count: tab.count, now: tick, stop: func() bool { return false }}
+	var parts []*Sample
+	s.take(&question{}, func(part *Sample) { parts = append(parts, part) })
+	if len(parts) != 2 {
+		t.Fatalf("%d parts", len(parts))
+	}
+	for _, part := range parts {
+		if n := part.protocols[helpers.TCP]; n != part.total {
+			t.Errorf("%d of TCP among %d", n, part.total)
+		}
+	}
+}
+
 // TestBounded: only the first rows are kept.
 func TestBounded(t *testing.T) {
 	tab := &table{}
