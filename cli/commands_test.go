@@ -138,6 +138,7 @@ func TestCommands(t *testing.T) {
 		{"cthelper list --top=-1", 2, "", "want at least 1"},
 		{"cthelper watch --count 1 --list", 0, "PRESENT", "began while nobody watched|nf_conntrack_events=1"},
 		{master + "cthelper expect flush; cthelper expect count", 0, "0\n", "has been emptied"},
+		{master + "cthelper expect watch --count 1 --list", 0, "PRESENT  tcp", "expectations of connections that began while nobody watched"},
 		{"cthelper watch -e NOTHING", 2, "", "want ALL, NEW, UPDATES or DESTROY"},
 		{"cthelper watch --exec /nonexistent/program", 2, "", "no such file"},
 		{"sysctl -qw net.netfilter.nf_conntrack_events=0; cthelper expect watch; code=$?; sysctl -qw net.netfilter.nf_conntrack_events=1; exit $code", 1, "",

@@ -138,6 +138,7 @@ func (w *expectWatchCommand) Run(c *context) error {
 		return err
 	}
 	defer watcher.Close()
+	c.silent("expectations of connections")
 	if kind := w.Output.Kind; kind != "" && kind != format.Table {
 		if _, err := io.WriteString(c.stdout, format.ExpectHead(kind, true)); err != nil {
 			return err

@@ -95,7 +95,9 @@ func (w *watchCommand) Run(c *context) error {
 	}
 	defer watcher.Close()
 	c.warn(s, w.asked()...)
-	w.silent(c)
+	if w.EventMask.kinds != flows.News {
+		c.silent("connections")
+	}
 	p, err := w.printer(c, s.labels, true)
 	if err != nil {
 		return err
@@ -127,13 +129,13 @@ func onSignals(all ...func()) (stop func()) {
 	}
 }
 
-// silent says of which connections the kernel does not tell.
-func (w *watchCommand) silent(c *context) {
+// silent says of what the kernel does not tell.
+func (c *context) silent(of string) {
 	const automatic = 2
 	settings, err := flows.ReadSettings()
-	if err == nil && settings.Events == automatic && w.EventMask.kinds != flows.News {
-		c.say("what becomes of connections that began while nobody watched is not told: sysctl -w net.netfilter.nf_conntrack_events=1" +
-			" changes that for all that begin later")
+	if err == nil && settings.Events == automatic {
+		c.say("what becomes of %s that began while nobody watched is not told: sysctl -w net.netfilter.nf_conntrack_events=1"+
+			" changes that for all that begin later", of)
 	}
 }
 
