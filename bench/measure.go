@@ -161,7 +161,7 @@ func raiseLimits() (restore func(), err error) {
 	}{
 		{"/proc/sys/net/netfilter/nf_conntrack_max", 1 << 20},
 		{"/proc/sys/net/netfilter/nf_conntrack_buckets", 262144},
-		{"/proc/sys/net/netfilter/nf_conntrack_expect_max", 4096},
+		{"/proc/sys/net/netfilter/nf_conntrack_expect_max", 16384},
 		{"/proc/sys/net/core/rmem_default", 8 << 20}, // conntrackd's queue has the default buffer
 	} {
 		old, err := os.ReadFile(l.path)

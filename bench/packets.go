@@ -96,7 +96,7 @@ func takeHidden(o *options, variant string) (map[string]float64, error) {
 }
 
 func announce(o *options, variant string, hidden bool) (map[string]float64, error) {
-	const flows = 400 // each keeps up to 8 expectations; the kernel's table has 4096
+	const flows = 1600 // so that little of the time are the pauses between one half of the exchange and the other
 	return withFlood(o, variant, crowd{flows, hidden}, (*flood).announce, func(g *flood, w *worker) (done work, err error) {
 		made, err := expectations()
 		if err != nil {

@@ -115,7 +115,7 @@ packet is the worker's.
 |---|---|---|
 | accept | packets of 3,500 established FTP connections (NOOP, 200, acknowledgement), written to a TUN device, forwarded to an ifb device. The worker is stopped while 3,500 wait and then let go; counted are packets per processor second | nfnetlink_queue counted each packet, lost none; the ifb device got each |
 | steady | the same, while packets come as fast as they can be made | the same |
-| announce | PASV and its 227 on 400 connections, another port each time | the kernel made as many expectations (nf_conntrack's expect_create) |
+| announce | PASV and its 227 on 1,600 connections, another port each time | the kernel made as many expectations (nf_conntrack's expect_create) |
 | masquerade | as announce, with clients behind a masquerade; the 227 stays as it is | as announce |
 | roundtrip | NOOP and its reply over sockets, client and server in namespaces of their own; median of all in a sample | the reply is whole; packets came to the queue |
 | place | an expectation on a shadow master that is there, and the kernel's answer; removed again outside of the time; median of all. The C program sends the bytes that cthelperd sends | the kernel made as many |
