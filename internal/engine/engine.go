@@ -68,7 +68,7 @@ type Engine struct {
 	extras   freelist.Own[extra]
 	spent    []*entry // forgotten, but a job may look at them still
 	spares   freelist.Own[entry]
-	copies   [][]byte // memory of packets that have waited
+	copies   freelist.Own[[]byte] // of packets that wait
 	prepared []prepared
 	handled  int      // of prepared
 	single   prepared // a packet that Prepare has not seen

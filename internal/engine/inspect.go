@@ -65,7 +65,7 @@ func (e *Engine) datagram(f *flow, dir helpers.Dir, p *Packet, v *packet.View) {
 		}
 	} else {
 		if f.nat != nil {
-			w.data = append([]byte(nil), p.Data...)
+			w.data = e.copied(p.Data)
 		}
 		e.hold(f, w)
 	}

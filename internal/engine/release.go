@@ -30,8 +30,8 @@ type waiting struct {
 	behind  bool   // when it came, bytes before it were missing
 	end     uint32 // behind its last byte
 	size    int
-	data    []byte // under NAT: the packet
-	payload []byte // of a datagram that was changed
+	data    *[]byte // under NAT: the packet
+	payload []byte  // of a datagram that was changed
 }
 
 // idle tells that no answer is awaited before packets of f may leave.
@@ -119,20 +119,16 @@ func (f *flow) held(dir helpers.Dir) (n, size int) {
 }
 
 // copied is a copy of a packet that waits, in memory that an earlier one had.
-func (e *Engine) copied(data []byte) []byte {
-	n := len(e.copies)
-	if n == 0 {
-		return slices.Clone(data)
-	}
-	b := e.copies[n-1]
-	e.copies = e.copies[:n-1]
-	return append(b[:0], data...)
+func (e *Engine) copied(data []byte) *[]byte {
+	b := e.copies.Take()
+	*b = append((*b)[:0], data...)
+	return b
 }
 
 // reuse keeps the memory of a copy for another one.
 func (e *Engine) reuse(w *waiting) {
-	if w.data != nil && len(e.copies) < maxSpare && cap(w.data) <= spareCopy {
-		e.copies = append(e.copies, w.data)
+	if w.data != nil && cap(*w.data) <= spareCopy {
+		e.copies.Give(w.data, maxSpare)
 	}
 }
 
@@ -179,7 +175,7 @@ func (e *Engine) verdict(f *flow, w *waiting) {
 		return
 	}
 	var v packet.View
-	if v.Decode(w.data) != nil {
+	if v.Decode(*w.data) != nil {
 		e.step.Verdicts = append(e.step.Verdicts, Verdict{ID: w.id}) // cannot be: it was decoded before
 		return
 	}
