@@ -149,7 +149,7 @@ func controlChains(cfg *Config) []chain {
 				"still fit where they did.",
 			rules: shorten,
 		})
-		jump := rule{"", []term{tcpSyn{}, ctNAT{}, jump(shortenChain)}}
+		jump := rule{"", []term{tcpSyn{}, statusSrcNAT | statusDstNAT, jump(shortenChain)}}
 		control.rules = append([]rule{jump}, control.rules...)
 	}
 	if midstream := midstreamRules(cfg); len(midstream) > 0 {
@@ -199,7 +199,7 @@ func gate(cfg *Config) (rules []rule) {
 	}
 	all := served.sorted()
 	highest := all[len(all)-1]
-	add(control, ctDNAT{})
+	add(control, statusDstNAT)
 	add(accept{}, above{thSport, highest}, above{thDport, highest}) // most of what moves bulk data
 	for _, side := range []portKey{thDport, thSport} {
 		for _, p := range all {

@@ -45,28 +45,20 @@ func (t ctState) exprs(*batch) []expression {
 	return bits(unix.NFT_CT_STATE, uint32(t), unix.NFT_CMP_NEQ)
 }
 
-// Bits of `ct status` (enum ip_conntrack_status).
+// ctStatus: one of these bits of the connection's status is set (enum ip_conntrack_status).
+type ctStatus uint32
+
 const (
-	statusSrcNAT = 1 << 4
-	statusDstNAT = 1 << 5
+	statusSrcNAT ctStatus = 1 << 4
+	statusDstNAT ctStatus = 1 << 5
 )
 
-// ctNAT: addresses or ports of the connection are translated (IPS_SRC_NAT, IPS_DST_NAT).
-type ctNAT struct{}
-
-func (ctNAT) text() string { return "ct status snat,dnat" }
-
-func (ctNAT) exprs(*batch) []expression {
-	return bits(unix.NFT_CT_STATUS, statusSrcNAT|statusDstNAT, unix.NFT_CMP_NEQ)
+func (t ctStatus) text() string {
+	return "ct status " + flags(uint32(t), flag{uint32(statusSrcNAT), "snat"}, flag{uint32(statusDstNAT), "dnat"})
 }
 
-// ctDNAT: the connection's destination is translated (IPS_DST_NAT).
-type ctDNAT struct{}
-
-func (ctDNAT) text() string { return "ct status dnat" }
-
-func (ctDNAT) exprs(*batch) []expression {
-	return bits(unix.NFT_CT_STATUS, statusDstNAT, unix.NFT_CMP_NEQ)
+func (t ctStatus) exprs(*batch) []expression {
+	return bits(unix.NFT_CT_STATUS, uint32(t), unix.NFT_CMP_NEQ)
 }
 
 // ctZone: the connection is in this zone.
